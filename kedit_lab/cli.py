@@ -1,0 +1,94 @@
+"""The command line: ``kedit-lab COMMAND``."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from kedit_lab.facts.world import World, generate
+from kedit_lab.model.doctor import doctor
+from kedit_lab.model.lab import load
+from kedit_lab.paths import data_dir
+from kedit_lab.show.figures import efficacy_curve
+from kedit_lab.study.bench import bench
+from kedit_lab.study.tour import tour, write_table
+from kedit_lab.train.card import write_card
+from kedit_lab.train.loop import Plan, train
+from kedit_lab.train.report import report, stream_norms, write_report
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print a table with three digits."""
+    print(table.to_string(float_format="{:.3f}".format, na_rep=""))
+
+
+def run_world(args: argparse.Namespace) -> None:
+    """Draw the lab world from its word lists and write it as JSON."""
+    generate(args.seed).save(args.out)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train the lab model (a cut run goes on); with --report only measure the one that is there."""
+    if not args.report:
+        settings = {name: getattr(args, name) for name in ("seed", "steps", "threads")}
+        train(World.load(), args.out, Plan(**settings))
+    lab, world = load(args.out), World.load()
+    table = report(lab, world)
+    write_report(table, args.out / "report.json")
+    write_card(lab, world, table, stream_norms(lab, world), args.out)
+    show(table)
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """Time keys, targets and solve against the plain form of the same computation."""
+    show(bench(load(args.model), args.sizes, args.method))
+
+
+def run_doctor(args: argparse.Namespace) -> None:
+    """Show what was found in a model: parts, orientation, tokenizer."""
+    print(doctor(load(args.model)).to_string())
+
+
+def run_tour(args: argparse.Namespace) -> None:
+    """Run the collision study and write its table and figure."""
+    frame = tour(load(args.model))
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_table(frame, args.out / "collision.csv")
+    efficacy_curve(frame).savefig(args.out / "collision.png", dpi=150, bbox_inches="tight")
+    show(frame.groupby(["method", "subjects", "size"])["efficacy"].mean().unstack("size"))
+    print(f"written: {args.out / 'collision.csv'}, {args.out / 'collision.png'}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``kedit-lab``."""
+    parser = argparse.ArgumentParser(prog="kedit-lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, action) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=action.__doc__, description=action.__doc__)
+        added.set_defaults(action=action)
+        return added
+
+    world = command("world", run_world)
+    world.add_argument("--seed", type=int, default=0)
+    world.add_argument("--out", type=Path, default=data_dir() / "world")
+    trainer = command("train", run_train)
+    trainer.add_argument("--out", type=Path, default=data_dir() / "lab-model")
+    trainer.add_argument("--report", action="store_true", help="measure only")
+    for name in ("seed", "steps", "threads"):
+        trainer.add_argument(f"--{name}", type=int, default=getattr(Plan(), name))
+    timer = command("bench", run_bench)
+    timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
+    timer.add_argument("--method", default="memit")
+    timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100])
+    check = command("doctor", run_doctor)
+    check.add_argument("model", nargs="?", default=None, help="folder or hub name; the embedded model unless given")
+    guide = command("tour", run_tour)
+    guide.add_argument("--model", default=None)
+    guide.add_argument("--out", type=Path, default=Path("out/tour"))
+    args = parser.parse_args(argv)
+    args.action(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""β coefficients: how much of every fact's residual arrives at another fact's key (EAMET, section 3 and Fig. 3)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def betas(
+    keys: Float[Tensor, "facts d_k"], second_moment: Float[Tensor, "d_k d_k"] | None = None, lam: float = 0.0
+) -> Float[Tensor, "facts facts"]:
+    """β_ij = k_jᵀ (λC + KKᵀ)⁻¹ k_i, so that a ridge edit writes ΔW k_i = Σ_j β_ij r_j.
+
+    With ``lam=0`` it is the pseudo-inverse form β_ij = k_jᵀ (KKᵀ)⁺ k_i: the identity for independent keys, 1/n inside
+    a cluster of n identical ones. ``lam > 0`` without a ``second_moment`` uses the identity for C. Computed in float64.
+    """
+    if lam < 0:
+        raise ValueError(f"lam is {lam}; the ridge weight must be zero or positive")
+    k = keys.double()
+    gram = k @ k.T
+    if lam == 0:
+        return gram @ torch.linalg.pinv(gram, hermitian=True, rtol=1e-9)
+    covariance = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    if second_moment is not None:
+        covariance = second_moment.to(k)
+    return k @ torch.linalg.solve(lam * covariance + k.T @ k, k.T)

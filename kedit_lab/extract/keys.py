@@ -1,0 +1,92 @@
+"""Keys and values of facts: what enters and what leaves an MLP's output projection at the subject's last token."""
+
+from collections.abc import Sequence
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kedit_lab.model.hooks import record
+from kedit_lab.model.lab import Lab, chunks
+from kedit_lab.model.tokens import fact_row
+from kedit_lab.types import Fact
+
+CHUNK = 128  # rows of one forward pass, as in the reference implementation
+Prefixes = Sequence[str] | None | Literal["auto"]
+
+
+def contexts(lab: Lab, prefixes: Prefixes = "auto") -> tuple[str, ...]:
+    """The empty prefix and those given; "auto" samples MEMIT's five from the model, None is the bare prompt alone."""
+    if prefixes is None:
+        return ("",)
+    return ("", *(lab.prefixes() if prefixes == "auto" else prefixes))
+
+
+def grouped_mean(states: Float[Tensor, "facts contexts width"]) -> Float[Tensor, "facts width"]:
+    """MEMIT's average over contexts: the bare prompt weighs one half, the generated prefixes share the other."""
+    if states.shape[1] == 1:
+        return states[:, 0]
+    return (states[:, 0] + states[:, 1:].mean(1)) / 2
+
+
+@torch.no_grad()
+def read(
+    lab: Lab, facts: Sequence[Fact], part: str, layers: Sequence[int], prefixes: Prefixes, token: str
+) -> dict[int, Float[Tensor, "facts contexts width"]]:
+    """A part's state at every fact's lookup token behind every context, layer by layer, in chunks of rows."""
+    if not facts:
+        raise ValueError("there are no facts to read; give at least one")
+    texts = contexts(lab, prefixes)
+    rows = [fact_row(lab.tokenizer, fact, prefix, token) for fact in facts for prefix in texts]
+    cut = [row.prompt[: row.lookup + 1] for row in rows]  # nothing behind the lookup token can change its state
+    order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
+    layers = [lab.arch.layer(layer) for layer in layers]
+    states: dict[int, list[Tensor]] = {layer: [lab.anchor.new_empty(0)] * len(rows) for layer in layers}
+    with record(lab, part, layers, stop=True) as seen:
+        for batch in chunks(order, CHUNK):
+            inputs = lab.batch([cut[i] for i in batch])
+            seen.forward(**inputs, use_cache=False)
+            for layer in layers:
+                for j, i in enumerate(batch):
+                    states[layer][i] = seen[part, layer][j, rows[i].lookup].clone()
+    return {layer: torch.stack(found).unflatten(0, (-1, len(texts))) for layer, found in states.items()}
+
+
+@overload
+def keys(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Prefixes = ..., token: str = ...) -> Tensor: ...
+@overload
+def keys(
+    lab: Lab, facts: Sequence[Fact], layer: Sequence[int], prefixes: Prefixes = ..., token: str = ...
+) -> dict[int, Tensor]: ...
+def keys(
+    lab: Lab,
+    facts: Sequence[Fact],
+    layer: int | Sequence[int],
+    prefixes: Prefixes = "auto",
+    token: str = "subject_last",
+) -> Float[Tensor, "facts d_k"] | dict[int, Float[Tensor, "facts d_k"]]:
+    """Keys k: the input of the MLP's output projection at the lookup token, one fact per row (column form: K, d_k x N).
+
+    Averaged over contexts as in MEMIT's code: the bare prompt counts one half, the sampled ``prefixes`` share the rest;
+    ``prefixes=None`` reads the bare prompt. ``token`` is "subject_last" (every paper's choice) or "last" (the prompt's
+    last token). Several layers at once give a dict by layer. Raises ValueError for an unknown layer or token rule.
+    """
+    found = read(lab, facts, "key", [layer] if isinstance(layer, int) else layer, prefixes, token)
+    averaged = {at: grouped_mean(states) for at, states in found.items()}
+    return averaged[lab.arch.layer(layer)] if isinstance(layer, int) else averaged
+
+
+def values(
+    lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Prefixes = None, token: str = "subject_last"
+) -> Float[Tensor, "facts d_model"]:
+    """Values v: what the MLP's output projection writes at the lookup token (v = W k, and a bias where there is one).
+
+    Read behind the bare prompt unless ``prefixes`` are given, like the current values in MEMIT's code.
+    """
+    return grouped_mean(read(lab, facts, "mlp", [layer], prefixes, token)[lab.arch.layer(layer)])
+
+
+def streams(lab: Lab, facts: Sequence[Fact], layer: int, token: str = "subject_last") -> Float[Tensor, "facts d_model"]:
+    """The residual stream h behind block ``layer`` at the lookup token of the bare prompt."""
+    return read(lab, facts, "block", [layer], None, token)[lab.arch.layer(layer)][:, 0]

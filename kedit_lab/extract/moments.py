@@ -1,0 +1,103 @@
+"""Second moments C = E[k kᵀ] of an MLP's keys over plain text: what an edit should leave alone."""
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kedit_lab.facts.corpus import Writer
+from kedit_lab.facts.world import World
+from kedit_lab.model.hooks import record
+from kedit_lab.model.lab import Lab, chunks
+from kedit_lab.model.tokens import encode
+
+DOCUMENTS = 1000
+LENGTH = 200  # tokens of a document that count
+CHECKPOINT = 512  # documents between two writes of an unfinished moment
+
+
+def cache_dir() -> Path:
+    """Where moments are kept: ``$KEDIT_LAB_CACHE``, or ``kedit-lab`` in the user's cache folder."""
+    base = os.environ.get("KEDIT_LAB_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kedit-lab"
+
+
+def lab_text(count: int = DOCUMENTS, seed: int = 1) -> list[str]:
+    """Plain documents about the lab world, the default corpus: drawn anew from the generator, seeded."""
+    documents = Writer(World.load(), random.Random(seed)).documents()
+    return ["".join(text for text, _ in pieces) for pieces in islice(documents, count)]
+
+
+def second_moment(
+    lab: Lab, layer: int, texts: Sequence[str] | None = None, cache: Path | None = None, progress: bool = False
+) -> Float[Tensor, "d_k d_k"]:
+    """C = (1/T) Σ_t k_t k_tᵀ (uncentred) over all T tokens of the texts, in float32 (accumulated in float64).
+
+    The cache key is the content: weights, layer and texts. An unfinished run resumes from its last checkpoint; a file
+    of another shape is refused with a ValueError. ``texts`` is 1,000 documents about the lab world unless given.
+    """
+    layer = lab.arch.layer(layer)
+    texts = lab_text() if texts is None else list(texts)
+    if not texts:
+        raise ValueError("texts is empty; a second moment needs at least one document")
+    content = hashlib.sha256(json.dumps([lab.fingerprint(), layer, LENGTH, texts]).encode()).hexdigest()[:24]
+    path = (cache or cache_dir()) / f"moment-{content}.safetensors"
+    total, tokens, done = restore(path, lab.arch.mlp[layer].d_in)
+    bar = tqdm(total=len(texts), initial=done, desc=f"second moment, layer {layer}", disable=not progress)
+    while done < len(texts):
+        part = texts[done : done + CHECKPOINT]
+        for moment, count in moments(lab, layer, part):
+            total, tokens = total + moment, tokens + count
+        done += len(part)
+        bar.update(len(part))
+        write(path, {"total": total, "counts": torch.tensor([tokens, done])})
+    bar.close()
+    if not tokens:
+        raise ValueError("texts hold no tokens; a second moment needs at least one")
+    return (total / tokens).float().to(lab.anchor.device)
+
+
+@torch.no_grad()
+def moments(lab: Lab, layer: int, texts: Sequence[str]) -> Iterator[tuple[Float[Tensor, "d_k d_k"], int]]:
+    """(Σ k kᵀ, number of tokens) of batches of texts of similar length, in float64 on the CPU."""
+    rows = sorted((encode(lab.tokenizer, text)[0][:LENGTH] for text in texts), key=len)
+    with record(lab, "key", [layer], stop=True) as seen:
+        for batch in chunks([row for row in rows if row], 32):
+            inputs = lab.batch(batch)
+            seen.forward(**inputs, use_cache=False)
+            mask = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+            for i, row in enumerate(batch):
+                mask[i, : len(row)] = True
+            flat = seen["key", layer][mask.to(lab.anchor.device)].double()
+            yield (flat.T @ flat).cpu(), len(flat)
+
+
+def restore(path: Path, d_k: int) -> tuple[Tensor, int, int]:
+    """(Σ k kᵀ, tokens, documents done) of an earlier run, or zeros."""
+    if not path.exists():
+        return torch.zeros(d_k, d_k, dtype=torch.float64), 0, 0
+    try:
+        saved = load_file(path)
+        total, (tokens, done) = saved["total"], saved["counts"].tolist()
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable second moment ({error}); delete it to compute it anew") from error
+    if total.shape != (d_k, d_k):
+        raise ValueError(f"{path} holds a {tuple(total.shape)} moment but the layer needs {(d_k, d_k)}; delete it")
+    return total, tokens, done
+
+
+def write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    temporary.replace(path)

@@ -1,0 +1,38 @@
+"""The geometry of keys and residuals: cosine, average key distance, misalignment."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TEMPERATURE = 0.07  # of the softmax that turns cosines into distributions (EAMET's code)
+
+
+def cosine(
+    rows: Float[Tensor, "facts width"], others: Float[Tensor, "others width"] | None = None
+) -> Float[Tensor, "facts others"]:
+    """Cosine similarity of every row with every row (of ``others``, if given), in float32 or better."""
+    unit = lambda x: torch.nn.functional.normalize(x.float() if x.dtype != torch.float64 else x, dim=1)  # noqa: E731
+    return unit(rows) @ unit(rows if others is None else others).T
+
+
+def akd(keys: Float[Tensor, "facts d_k"]) -> float:
+    """Average key distance: the mean of ‖k_a - k_b‖₂ over unordered pairs (MEMIT-Merge, Eq. 4); zero for one fact."""
+    if len(keys) < 2:
+        return 0.0
+    # distances from differences, not from dot products, which lose near-identical keys to rounding
+    return float(torch.nn.functional.pdist(keys.double()).mean())
+
+
+def misalignment(
+    residuals: Float[Tensor, "facts d_model"], keys: Float[Tensor, "facts d_k"], temperature: float = TEMPERATURE
+) -> Float[Tensor, " facts"]:
+    """A(i) = KL(P_r ‖ P_k): how differently fact i's residual and key see the other facts (EAMET, section 4).
+
+    P is the softmax over j ≠ i of the cosines divided by ``temperature``; the paper leaves the normalisation open and
+    this is its code's, so compare values only at one temperature. Needs at least two facts.
+    """
+    if len(keys) < 2:
+        raise ValueError(f"misalignment compares facts with each other; {len(keys)} given, at least 2 needed")
+    off = ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)
+    logp = [(cosine(x.double())[off].view(len(x), -1) / temperature).log_softmax(1) for x in (residuals, keys)]
+    return (logp[0].exp() * (logp[0] - logp[1])).sum(1)

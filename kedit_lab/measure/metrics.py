@@ -1,0 +1,167 @@
+"""How well an edit worked: one row per fact and prompt, and the field's metrics as means over rows.
+
+| metric        | prompts       | a row counts as                                             | as in                  |
+|---------------|---------------|-------------------------------------------------------------|------------------------|
+| efficacy      | rewrite       | every target token is the arg-max, teacher-forced           | EAMET's Eff, no prefix |
+| success       | rewrite       | P(target_new) > P(target_true), length-normalised           | CounterFact's ES       |
+| paraphrase    | paraphrases   | as efficacy                                                 | EAMET's Gen            |
+| specificity   | neighborhood  | as efficacy, with the neighbour's own answer                | EAMET's exact Spe      |
+| preference    | neighborhood  | P(own answer) > P(target_new), length-normalised            | CounterFact's NS       |
+| portability   | portability   | as efficacy, with the consequence as answer                 | EasyEdit, exact form   |
+| fluency       | generation    | H₂/3 + 2H₃/3, entropies (bits) of word bi- and trigrams     | CounterFact's GE       |
+| score         | -             | harmonic mean of efficacy, paraphrase and specificity       | CounterFact's S        |
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from math import log2
+from typing import Any
+
+import pandas as pd
+import torch
+
+from kedit_lab.model.lab import Lab, chunks
+from kedit_lab.model.tokens import Row, encode, target_ids
+from kedit_lab.types import Fact
+
+KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "generation")
+SCORED = ("efficacy", "paraphrase", "specificity")
+TOKENS = 4096  # of one forward pass
+
+
+class Report(pd.DataFrame):
+    """A tidy table, one row per fact x prompt, that also knows its summary."""
+
+    @property
+    def _constructor(self) -> type["Report"]:
+        return Report
+
+    def summary(self) -> pd.Series:
+        """The metrics of this module's table, NaN where nothing was asked; ``*_before`` where a baseline was given."""
+        names = {"": ""} | ({"_before": "_before"} if "exact_before" in self else {})
+        parts = [summarise(self, suffix).add_suffix(suffix) for suffix in names]
+        return pd.concat(parts)
+
+
+def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, kinds: Sequence[str] = KINDS,
+             prefix: str = "", tokens: int = 40) -> Report:  # fmt: skip
+    """Ask the model, as it stands, all prompts of the facts.
+
+    Columns: ``fact`` (index), ``subject``, ``relation``, ``kind``, ``prompt``, ``answer``, ``exact`` (each answer token
+    is the arg-max), ``accuracy`` (share of answer tokens that are), ``nll`` (mean per answer token), ``rival`` and
+    ``rival_nll`` (target_true for the edit's own prompts, target_new for neighbours), ``wins`` (nll < rival_nll), and
+    ``fluency`` for rows of kind "generation" (greedy, ``tokens`` new tokens, text in ``answer``). With a ``baseline``
+    (an earlier report on the same facts) the columns ``exact_before``, ``wins_before`` ... stand beside.
+    """
+    unknown = set(kinds) - set(KINDS)
+    if unknown:
+        raise ValueError(f"unknown kinds {sorted(unknown)}; the kinds are {', '.join(KINDS)}")
+    if not facts:
+        raise ValueError("facts is empty; there is nothing to evaluate")
+    asked = [row for i, fact in enumerate(facts) for row in questions(i, fact, prefix) if row["kind"] in kinds]
+    report = Report(asked + ([generation(i, fact) for i, fact in enumerate(facts)] if "generation" in kinds else []))
+    text = report["kind"] != "generation"
+    for answer, nll, extra in (("answer", "nll", ["exact", "accuracy"]), ("rival", "rival_nll", [])):
+        have = text & report[answer].notna()
+        scores = score(lab, list(zip(report.loc[have, "prompt"], report.loc[have, answer], strict=True)))
+        for column in [nll, *extra]:
+            report.loc[have, column] = scores[column.removeprefix("rival_")].to_numpy(dtype=float)
+    both = report["rival_nll"].notna()
+    report.loc[both, "wins"] = (report.loc[both, "nll"] < report.loc[both, "rival_nll"]).astype(float)
+    if not text.all():
+        report.loc[~text, "answer"] = lab.generate(list(report.loc[~text, "prompt"]), tokens)
+        report.loc[~text, "fluency"] = [ngram_entropy(t) for t in report.loc[~text, "answer"]]
+    if baseline is not None:
+        if list(baseline["prompt"]) != list(report["prompt"]):
+            raise ValueError("the baseline is of other facts or kinds; evaluate the same ones before the edit")
+        for column in ("exact", "accuracy", "nll", "rival_nll", "wins", "fluency"):
+            if column in baseline and column in report:
+                report[f"{column}_before"] = baseline[column].to_numpy()
+    return report
+
+
+def questions(index: int, fact: Fact, prefix: str) -> list[dict[str, Any]]:
+    """All prompts of a fact with their answers and rivals."""
+    base = {"fact": index, "subject": fact.subject, "relation": fact.relation}
+    own = {"answer": fact.target_new, "rival": fact.target_true}
+    rows = [base | {"kind": "rewrite", "prompt": prefix + fact.text} | own]
+    rows += [base | {"kind": "paraphrase", "prompt": prefix + text} | own for text in fact.paraphrases]
+    for kind, probes, rival in (
+        ("neighborhood", fact.neighborhood, fact.target_new),
+        ("portability", fact.portability, None),
+    ):
+        rows += [base | {"kind": kind, "prompt": prefix + p.prompt, "answer": p.answer, "rival": rival} for p in probes]
+    return rows
+
+
+def generation(index: int, fact: Fact) -> dict[str, Any]:
+    """The row that asks for free text about the subject."""
+    return {"fact": index, "subject": fact.subject, "relation": fact.relation, "kind": "generation",
+            "prompt": fact.subject, "answer": None, "rival": None}  # fmt: skip
+
+
+@torch.no_grad()
+def score(lab: Lab, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """For (prompt, answer) pairs: ``nll`` (mean per answer token), ``exact``, ``accuracy``, teacher-forced."""
+    rows = [Row(tuple(encode(lab.tokenizer, prompt)[0]), target_ids(lab.tokenizer, a), 0) for prompt, a in pairs]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    out: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(rows)
+    for batch in chunks(order, max(1, TOKENS // max((len(row.ids) for row in rows), default=1))):
+        normed = lab.hidden(**lab.batch([rows[i].ids for i in batch]))
+        spots = [
+            (j, at, token)
+            for j, i in enumerate(batch)
+            for at, token in zip(rows[i].answers, rows[i].target, strict=True)
+        ]
+        row, at, token = (torch.tensor(x, device=normed.device) for x in zip(*spots, strict=True))
+        logp = lab.arch.logits(normed[row, at]).float().log_softmax(-1)
+        said = logp.gather(1, token[:, None])[:, 0]
+        right = logp.argmax(-1) == token
+        start = 0
+        for i in batch:
+            span = slice(start, start + len(rows[i].target))
+            hits = right[span].float()
+            out[i] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
+            start = span.stop
+    return pd.DataFrame(out, columns=["nll", "exact", "accuracy"])
+
+
+def summarise(report: pd.DataFrame, suffix: str = "") -> pd.Series:
+    """The metrics as means over rows; prompts of a fact count equally, then facts count equally."""
+
+    def mean(kind: str, column: str) -> float:
+        rows = report[report["kind"] == kind]
+        if column + suffix not in report or rows.empty:
+            return float("nan")
+        return float(rows.groupby("fact")[column + suffix].mean().mean())
+
+    found = {
+        "efficacy": mean("rewrite", "exact"),
+        "success": mean("rewrite", "wins"),
+        "paraphrase": mean("paraphrase", "exact"),
+        "specificity": mean("neighborhood", "exact"),
+        "preference": mean("neighborhood", "wins"),
+        "portability": mean("portability", "exact"),
+        "fluency": mean("generation", "fluency"),
+    }
+    return pd.Series(found | {"score": harmonic_mean([found[name] for name in SCORED])})
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean; zero if any value is zero, NaN if any is missing."""
+    if any(v != v for v in values):
+        return float("nan")
+    return 0.0 if min(values) <= 0 else len(values) / sum(1 / v for v in values)
+
+
+def ngram_entropy(text: str) -> float:
+    """H₂/3 + 2H₃/3 of the words of a text, H_n the entropy in bits of its n-gram frequencies."""
+    words = text.split()
+    return entropy(words, 2) / 3 + 2 * entropy(words, 3) / 3
+
+
+def entropy(words: Sequence[str], n: int) -> float:
+    """Entropy in bits of the n-grams of a word list."""
+    counts = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    total = sum(counts.values())
+    return -sum(c / total * log2(c / total) for c in counts.values()) + 0.0

@@ -1,0 +1,152 @@
+"""From a causal LM's module tree to the parts that editing names: blocks, attention output, MLP output, norm, head.
+
+Everything is asked of the tree, nothing of the model's name. GPT-2's transposed ``Conv1D`` is turned once, here.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+PROJECTIONS = (nn.Linear, Conv1D)
+EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map v = W k inside a block: its weight's full name, the module, and whether W is stored transposed."""
+
+    name: str
+    module: nn.Module
+    transposed: bool
+
+    @property
+    def d_in(self) -> int:
+        return self.module.weight.shape[0 if self.transposed else 1]
+
+    @property
+    def d_out(self) -> int:
+        return self.module.weight.shape[1 if self.transposed else 0]
+
+    def stored(self, matrix: Float[Tensor, "d_out d_in"]) -> Tensor:
+        """A d_out x d_in matrix in the orientation in which this module stores its weight."""
+        return matrix.T if self.transposed else matrix
+
+
+@dataclass(frozen=True)
+class Arch:
+    """The named parts of a causal LM; lists are indexed by layer."""
+
+    blocks: nn.ModuleList
+    mlp: list[Projection]
+    attention: list[Projection]
+    norm: nn.Module
+    head: nn.Module
+    d_model: int
+    softcap: float | None = None
+    head_scale: float = 1.0
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Arch":
+        """Find the parts; a tree without them (encoder, mixture of experts, quantised MLP) raises a ValueError."""
+        config = model.config.get_text_config()
+        width = config.hidden_size
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(model).__name__} has no output embedding; load a causal language model")
+        path, blocks = find_blocks(model, config.num_hidden_layers)
+        norm = find_norm(model.get_submodule(path.rpartition(".")[0]), path)
+        pairs = [find_projections(block, f"{path}.{i}", width) for i, block in enumerate(blocks)]
+        return cls(
+            blocks=blocks,
+            attention=[attention for attention, _ in pairs],
+            mlp=[mlp for _, mlp in pairs],
+            norm=norm,
+            head=head,
+            d_model=width,
+            softcap=getattr(config, "final_logit_softcapping", None),
+            # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling
+            head_scale=(getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0),
+        )
+
+    @property
+    def layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def d_k(self) -> int:
+        return self.mlp[0].d_in
+
+    def logits(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Head (and soft cap) on final-norm hidden states: what the model itself returns as logits."""
+        logits = self.head(normed) * self.head_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def layer(self, layer: int) -> int:
+        """``layer`` as a non-negative index, or an error that says which layers there are."""
+        if not isinstance(layer, int) or not -self.layers <= layer < self.layers:
+            raise ValueError(
+                f"layer {layer!r} is not one of this model's {self.layers} layers (0 to {self.layers - 1})"
+            )
+        return layer % self.layers
+
+
+def find_blocks(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
+    """(path, blocks): the outermost ModuleList of ``num_hidden_layers`` blocks that hold attention."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count and attention_child(module[0]):
+            return path, module
+    raise ValueError(
+        f"{type(model).__name__} has no list of {count} decoder blocks with attention; "
+        "kedit-lab edits decoder-only transformers"
+    )
+
+
+def find_norm(parent: nn.Module, path: str) -> nn.Module:
+    """The norm beside the blocks: the last direct child that is one."""
+    norms = [m for m in parent.children() if "norm" in type(m).__name__.lower()]
+    if not norms:
+        raise ValueError(
+            f"no final norm beside {path!r} in {type(parent).__name__}; kedit-lab edits decoder-only transformers"
+        )
+    return norms[-1]
+
+
+def attention_child(block: nn.Module) -> str | None:
+    """Name of the block's (self-)attention child, by its class or attribute name."""
+    for name, child in block.named_children():
+        label = f"{name} {type(child).__name__}".lower()
+        if not list(child.children()) or "norm" in label or "cross" in label:
+            continue  # GPT-NeoX's post_attention_dropout and everybody's post_attention_layernorm hold no projections
+        if "attention" in label or "attn" in label:
+            return name
+    return None
+
+
+def find_projections(block: nn.Module, path: str, width: int) -> tuple[Projection, Projection]:
+    """(attention output, MLP output) of a block: the last projection to ``width`` inside and outside its attention."""
+    inside = attention_child(block)
+    for name, module in block.named_modules():
+        if "expert" in name.lower() or "expert" in type(module).__name__.lower():
+            raise ValueError(f"{path}.{name} holds experts; a mixture-of-experts MLP has no single matrix to edit")
+    found: dict[bool, Projection] = {}
+    for name, module in block.named_modules():
+        weight = getattr(module, "weight", None)
+        if list(module.children()) or weight is None or "norm" in type(module).__name__.lower():
+            continue
+        if not isinstance(module, PROJECTIONS) or weight.dtype not in EDITABLE:
+            if isinstance(module, nn.Linear) or weight.ndim != 1:
+                raise ValueError(
+                    f"{path}.{name} is a {type(module).__name__} with {weight.dtype} weights; "
+                    "load the model unquantised (float32, bfloat16 or float16) to edit it"
+                )
+            continue
+        projection = Projection(f"{path}.{name}.weight", module, isinstance(module, Conv1D))
+        if projection.d_out == width:
+            found[name.split(".")[0] == inside] = projection
+    if True not in found or False not in found:
+        missing = "attention" if True not in found else "MLP"
+        raise ValueError(f"{path} ({type(block).__name__}) has no {missing} output projection to width {width}")
+    return found[True], found[False]

@@ -1,0 +1,157 @@
+"""The lab: a model, its tokenizer and its named parts, exactly as Hugging Face gives them."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from kedit_lab.model.arch import Arch
+from kedit_lab.model.tokens import encode, pad
+from kedit_lab.paths import data_dir
+
+SEEDS = ("The", "Therefore", "Because", "I", "You")
+SAMPLED = 4096  # entries of a large tensor that the fingerprint reads
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What a notebook holds: ``model`` and ``tokenizer`` are Hugging Face's own objects, ``arch`` their parts."""
+
+    model: Any
+    tokenizer: Any
+    arch: Arch
+    name: str = ""
+
+    @property
+    def anchor(self) -> Tensor:
+        """A tensor whose device and dtype new tensors follow."""
+        return self.arch.mlp[0].module.weight
+
+    def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a padded batch that this model's forward accepts (BLOOM, say, takes no position ids)."""
+        accepted = inspect.signature(self.model.forward).parameters
+        return {name: tensor for name, tensor in batch.items() if name in accepted}
+
+    def batch(self, rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
+        """Token rows as padded model inputs on the model's device."""
+        return self.inputs(pad(rows, self.anchor, left))
+
+    def hidden(self, **inputs: Any) -> Float[Tensor, "rows tokens d_model"]:
+        """Hidden states behind the final norm; ``arch.logits`` turns chosen positions into logits."""
+        return self.model.base_model(**inputs, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def ask(self, prompt: str, k: int = 5, tokens: int = 8) -> pd.DataFrame:
+        """The k likeliest first tokens after a prompt, each continued greedily: ``continuation``, ``probability``."""
+        ids, _ = encode(self.tokenizer, prompt.rstrip())
+        logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])
+        top = logits[0].float().softmax(-1).topk(k)
+        rows = [[*ids, int(first)] for first in top.indices]
+        out = self.model.generate(**self.batch(rows), max_new_tokens=tokens, **self.greedy)
+        texts = [self.tokenizer.decode(row[len(ids) :], skip_special_tokens=True) for row in out]
+        return pd.DataFrame({"continuation": [one_line(t) for t in texts], "probability": top.values.tolist()})
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str], tokens: int = 40) -> list[str]:
+        """Greedy continuations, prompt included, of several prompts at once."""
+        rows = [encode(self.tokenizer, prompt.rstrip())[0] for prompt in prompts]
+        batch = self.batch(rows, left=True)
+        batch.pop("position_ids", None)
+        out = self.model.generate(**batch, max_new_tokens=tokens, **self.greedy)
+        width = batch["input_ids"].shape[1]
+        texts = [self.tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+        return [prompt.rstrip() + text for prompt, text in zip(prompts, texts, strict=True)]
+
+    @property
+    def greedy(self) -> dict[str, Any]:
+        """Generation settings for plain greedy decoding, whatever the model's own defaults are."""
+        pads = self.tokenizer.pad_token_id
+        end = self.tokenizer.eos_token_id
+        return {"do_sample": False, "pad_token_id": end if pads is None else pads, "temperature": None, "top_p": None,
+                "top_k": None}  # fmt: skip
+
+    @torch.no_grad()
+    def prefixes(self, count: int = 5, length: int = 10, seed: int = 0) -> tuple[str, ...]:
+        """Random contexts for keys and values: texts of ``length`` tokens sampled (top-k 5) from a few seed words.
+
+        Each ends in ". ", so that a prompt can follow. The same seed gives the same texts (MEMIT, context templates).
+        """
+        words = [SEEDS[i % len(SEEDS)] for i in range(count)]
+        texts = []
+        for i, word in enumerate(words):
+            ids, _ = encode(self.tokenizer, word)
+            generator = torch.Generator().manual_seed(1_000_003 * seed + i)
+            while len(ids) < length:
+                logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])[0].float().cpu()
+                top = logits.topk(5)
+                choice = torch.multinomial(top.values.softmax(-1), 1, generator=generator)
+                ids.append(int(top.indices[choice]))
+            text = one_line(self.tokenizer.decode(ids, skip_special_tokens=True))
+            texts.append(text.replace("{", " ").replace("}", " ") + ". ")
+        return tuple(texts)
+
+    def fingerprint(self) -> str:
+        """A short hash of all weights: which base an edit belongs to. Large tensors are read at even strides."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            flat = tensor.detach().flatten()[:: max(1, tensor.numel() // SAMPLED)]
+            digest.update(flat.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks folded into spaces."""
+    return " ".join(text.split())
+
+
+def make_lab(model: Any, tokenizer: Any, name: str = "") -> Lab:
+    """A lab around an already loaded model: evaluation mode, no gradients for weights, NaNs refused."""
+    model.eval().requires_grad_(False)
+    lab = Lab(model, tokenizer, Arch.of(model), name)
+    for path, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinite values; load an undamaged checkpoint")
+    check_logits(lab)
+    return lab
+
+
+@torch.no_grad()
+def check_logits(lab: Lab) -> None:
+    """Raise a ValueError unless ``arch.logits`` of the hidden states is what the model returns, on two tokens."""
+    batch = lab.batch([[1, 2]])
+    theirs, ours = lab.model(**batch, use_cache=False).logits.float(), lab.arch.logits(lab.hidden(**batch)).float()
+    if (ours - theirs).abs().max() > 0.01 * theirs.abs().max():
+        raise ValueError(
+            f"{type(lab.model).__name__} does something to its logits that kedit-lab does not know: they are not its "
+            "output embedding applied to the final norm; open an issue that names the model"
+        )
+
+
+def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Lab:
+    """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
+
+    Safetensors only, no remote code. Raises OSError (from transformers) for an unknown name and ValueError for a
+    model whose MLP cannot be edited.
+    """
+    path = path or data_dir() / "lab-model"
+    options = {"trust_remote_code": False}
+    logging.disable_progress_bar()  # it would be written into every notebook
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    return make_lab(model.to(device), tokenizer, str(path))
+
+
+def chunks(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Consecutive slices of at most ``size`` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

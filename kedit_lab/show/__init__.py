@@ -1,0 +1,27 @@
+"""What is seen: figures and tables from data, and the live panel."""
+
+from kedit_lab.show.figures import (
+    bars,
+    collision,
+    efficacy_curve,
+    heatmap,
+    layer_lines,
+    loss_curves,
+    scatter,
+    token_strip,
+    trace_map,
+)
+from kedit_lab.show.tables import before_after
+
+__all__ = [
+    "bars",
+    "before_after",
+    "collision",
+    "efficacy_curve",
+    "heatmap",
+    "layer_lines",
+    "loss_curves",
+    "scatter",
+    "token_strip",
+    "trace_map",
+]

@@ -1,0 +1,1 @@
+"""How the lab model is made and measured: tokenizer, training loop, report."""

@@ -1,0 +1,89 @@
+"""The nouns of the field as plain frozen dataclasses: what is asked (Fact, Probe) and what is changed (Delta)."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+SLOT = "{}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A filled prompt with the answer that it should get; ``kind`` says why it is asked (alias, inverse, ...)."""
+
+    prompt: str
+    answer: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One edit request: after the edit, ``prompt`` with ``subject`` in its slot should continue with ``target_new``.
+
+    ``target_true`` is what the model says today, or None where it knows nothing. ``paraphrases`` are filled prompts
+    that should give ``target_new`` too; ``neighborhood`` probes are other subjects whose answers must stay;
+    ``portability`` probes are consequences of the edit.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    relation: str = ""
+    paraphrases: tuple[str, ...] = ()
+    neighborhood: tuple[Probe, ...] = ()
+    portability: tuple[Probe, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "prompt", "target_new"):
+            seen = getattr(self, name)
+            if not isinstance(seen, str) or not seen.strip():
+                raise ValueError(f"{name} is {seen!r}; a fact needs a non-empty text there")
+        slots = self.prompt.count(SLOT)
+        if slots != 1:
+            hint = (
+                f"put '{{}}' where the subject {self.subject!r} goes"
+                if slots == 0
+                else "keep one '{}' and write the other mention of the subject out"
+            )
+            raise ValueError(f"prompt {self.prompt!r} has {slots} slots, not one; {hint}")
+        if self.target_true is not None and self.target_true.strip() == self.target_new.strip():
+            raise ValueError(
+                f"target_new {self.target_new!r} is what the model should say already (target_true) for "
+                f"{self.text!r}; give another target_new"
+            )
+        if self.prompt.rstrip().endswith(self.target_new.strip()) and not self.prompt.rstrip().endswith(SLOT):
+            raise ValueError(
+                f"prompt {self.prompt!r} already ends in its target_new {self.target_new!r}; "
+                "end the prompt just before the object"
+            )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in its slot, as the model reads it."""
+        return self.prompt.replace(SLOT, self.subject).rstrip()
+
+    def with_target(self, target_new: str) -> "Fact":
+        """The same question with another answer."""
+        return replace(self, target_new=target_new)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A change of one weight, kept as factors: ΔW = left · rightᵀ in the orientation v = W k (d_out x d_k).
+
+    ``left`` is d_out x rank (residuals), ``right`` is d_k x rank (what the solver made of the keys).
+    """
+
+    left: Float[Tensor, "d_out rank"]
+    right: Float[Tensor, "d_k rank"]
+
+    def matrix(self) -> Float[Tensor, "d_out d_k"]:
+        """ΔW itself, in the factors' dtype (float64 as the solvers make it)."""
+        return self.left @ self.right.T
+
+    def norm(self) -> float:
+        """Frobenius norm ‖ΔW‖ from the factors alone: sqrt(sum((LᵀL) * (RᵀR)))."""
+        gram = (self.left.T @ self.left) * (self.right.T @ self.right)
+        return float(gram.sum().clamp_min(0).sqrt())

@@ -1,0 +1,26 @@
+"""For every test: shapes are checked, threads are few, the network is not asked; and the lab, loaded once."""
+
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jaxtyping
+import pytest
+import torch
+
+if "kedit_lab" in sys.modules:
+    raise RuntimeError(
+        "kedit_lab was imported before its shape checks could be installed; see tests/conftest.py"
+    )
+jaxtyping.install_import_hook("kedit_lab", "beartype.beartype")
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """The embedded model. Tests that edit it must undo the edit."""
+    import kedit_lab as kl
+
+    return kl.load()

@@ -1,0 +1,194 @@
+"""Second moments: equal to a naive sum, cached by content, resumed after an interruption, refused when damaged."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kedit_lab.extract import moments
+from kedit_lab.model.lab import make_lab
+from tests.pico.tiny import INNER, KINDS, TEXTS, build
+
+DOCUMENTS = [*TEXTS, "Paris", "London is the capital.", "", "I think so."]
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def pico(make, request):
+    return make(request.param)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Documents that were really read, in order; two between checkpoints."""
+    read, real = [], moments.moments
+
+    def counted(lab, layer, texts):
+        read.extend(texts)
+        return real(lab, layer, texts)
+
+    monkeypatch.setattr(moments, "moments", counted)
+    monkeypatch.setattr(moments, "CHECKPOINT", 2)
+    return read
+
+
+def naive(lab, layer, texts, length=200):
+    """Σ k kᵀ / T, one text and one token at a time."""
+    total, tokens = torch.zeros(INNER, INNER, dtype=torch.float64), 0
+    for text in texts:
+        ids = lab.tokenizer(text)["input_ids"][:length]
+        if not ids:
+            continue
+        seen = []
+        handle = lab.arch.mlp[layer].module.register_forward_hook(
+            lambda _m, args, _out, seen=seen: seen.append(args[0])
+        )
+        try:
+            lab.model(input_ids=torch.tensor([ids]))
+        finally:
+            handle.remove()
+        for key in seen[0][0].double():
+            total += torch.outer(key, key)
+            tokens += 1
+    return (total / tokens).float()
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_equals_a_naive_sum(pico, tmp_path, layer):
+    found = moments.second_moment(pico, layer, DOCUMENTS, tmp_path)
+    torch.testing.assert_close(found, naive(pico, layer, DOCUMENTS), rtol=1e-4, atol=1e-5)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, found.T)
+    assert torch.linalg.eigvalsh(found.double()).min() > -1e-6
+
+
+def test_long_documents_are_cut(pico, tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "LENGTH", 5)
+    found = moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+    torch.testing.assert_close(found, naive(pico, 1, DOCUMENTS, 5), rtol=1e-4, atol=1e-5)
+
+
+def test_cached_by_content(pico, tmp_path, work):
+    first = moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+    assert work == DOCUMENTS
+    assert torch.equal(moments.second_moment(pico, 1, DOCUMENTS, tmp_path), first)
+    assert torch.equal(moments.second_moment(pico, -2, DOCUMENTS, tmp_path), first)
+    assert work == DOCUMENTS  # nothing was read again
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("moment-")
+
+
+def test_other_content_is_another_file(pico, tokenizer, tmp_path):
+    moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+    moments.second_moment(pico, 0, DOCUMENTS, tmp_path)
+    moments.second_moment(pico, 1, DOCUMENTS[::-1], tmp_path)
+    moments.second_moment(pico, 1, DOCUMENTS[:-1], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    other = make_lab(build(KINDS[pico.name].config, seed=1), tokenizer)
+    moments.second_moment(other, 1, DOCUMENTS, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_edited_model_has_other_statistics(pico, tokenizer, tmp_path):
+    fresh = make_lab(build(KINDS[pico.name].config), tokenizer)
+    before = moments.second_moment(fresh, 1, DOCUMENTS, tmp_path)
+    fresh.arch.mlp[0].module.weight.mul_(2.0)
+    assert not torch.allclose(moments.second_moment(fresh, 1, DOCUMENTS, tmp_path), before)
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2])
+def test_interrupted_run_resumes(pico, tmp_path, work, monkeypatch, survived):
+    whole = moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "whole")
+    work.clear()
+    counted, calls = moments.moments, []
+
+    def failing(lab, layer, texts):
+        calls.append(texts)
+        if len(calls) > survived:
+            raise KeyboardInterrupt
+        return counted(lab, layer, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moments, "moments", failing)
+        with pytest.raises(KeyboardInterrupt):
+            moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "part")
+    assert work == DOCUMENTS[: 2 * survived]
+    assert torch.equal(moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "part"), whole)
+    assert work == DOCUMENTS  # the second run read only what the first had not
+
+
+def test_interrupted_in_the_middle_of_a_part(pico, tmp_path, work, monkeypatch):
+    """What was counted since the last checkpoint is not counted twice."""
+    whole = moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "whole")
+    counted = moments.moments
+
+    def broken(lab, layer, texts):
+        yield next(iter(counted(lab, layer, texts)))
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moments, "moments", broken)
+        with pytest.raises(RuntimeError, match="power cut"):
+            moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "part")
+    assert torch.equal(moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "part"), whole)
+
+
+def stored(lab, folder):
+    moments.second_moment(lab, 1, DOCUMENTS, folder)
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "other names"])
+def test_damaged_cache_is_refused(pico, tmp_path, damage):
+    path = stored(pico, tmp_path)
+    content = path.read_bytes()
+    if damage == "other names":
+        save_file({"sum": torch.zeros(3)}, path)
+    else:
+        path.write_bytes({"truncated": content[: len(content) // 2], "text": b"not a moment", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"moment-.* is not a readable second moment .*; delete it to compute it anew"):
+        moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+    path.unlink()
+    moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+
+
+def test_wrong_shape_is_refused(pico, tmp_path):
+    path = stored(pico, tmp_path)
+    save_file(load_file(path) | {"total": torch.zeros(3, 3, dtype=torch.float64)}, path)
+    with pytest.raises(ValueError, match=r"holds a \(3, 3\) moment but the layer needs \(48, 48\); delete it"):
+        moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+
+
+def test_no_half_written_file(pico, tmp_path, monkeypatch):
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(tmp_path), "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]
+
+
+def test_errors(pico, tmp_path):
+    with pytest.raises(ValueError, match="texts is empty; a second moment needs at least one document"):
+        moments.second_moment(pico, 1, [], tmp_path)
+    with pytest.raises(ValueError, match="texts hold no tokens"):
+        moments.second_moment(pico, 1, ["", ""], tmp_path)
+    with pytest.raises(ValueError, match="layer 3 is not one of this model's 3 layers"):
+        moments.second_moment(pico, 3, DOCUMENTS, tmp_path)
+
+
+def test_cache_folder(pico, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEDIT_LAB_CACHE", str(tmp_path / "here"))
+    assert moments.cache_dir() == tmp_path / "here"
+    moments.second_moment(pico, 1, DOCUMENTS)
+    assert len(list((tmp_path / "here").iterdir())) == 1
+    monkeypatch.delenv("KEDIT_LAB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert moments.cache_dir() == tmp_path / "kedit-lab"
+
+
+def test_default_corpus():
+    texts = moments.lab_text(20)
+    assert len(texts) == 20
+    assert texts == moments.lab_text(20) != moments.lab_text(20, seed=2)
+    assert all(isinstance(text, str) and text for text in texts)

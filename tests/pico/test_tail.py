@@ -1,0 +1,215 @@
+"""The tail of a forward pass computes what a full pass computes, for every architecture and from every layer."""
+
+import pytest
+import torch
+
+from kedit_lab.model.hooks import replace
+from kedit_lab.model.lab import make_lab
+from kedit_lab.model.tail import Tail
+from kedit_lab.model.tokens import Row
+from tests.pico.tiny import KINDS, LAYERS, WIDTH, build
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32: sums of another order; what is compared is of size one
+
+SHAPES = {  # (lookup, prompt tokens, target tokens) of every row; windows of four tokens are shorter than most rows
+    "mixed": [(0, 3, 2), (3, 5, 1), (7, 8, 3), (1, 2, 1)],
+    "behind a prefix": [(2, 6, 2), (9, 11, 1), (5, 6, 4)],
+    "all first": [(0, 2, 2), (0, 7, 1), (0, 1, 3)],
+    "all alike": [(3, 6, 2), (3, 6, 2)],
+    "lookup last": [(4, 5, 1), (2, 3, 1)],
+    "alone": [(6, 9, 2)],
+}
+
+
+def make_rows(shapes):
+    torch.manual_seed(1)
+    ids = lambda n: tuple(torch.randint(2, 300, (n,)).tolist())  # noqa: E731
+    return [Row(ids(prompt), ids(target), lookup) for lookup, prompt, target in shapes]
+
+
+def make_delta(rows):
+    torch.manual_seed(2)
+    return torch.randn(len(rows), WIDTH).requires_grad_()
+
+
+def add_at(delta, columns):
+    """A function that adds one row of ``delta`` to each row's hidden states, at that row's column."""
+
+    def write(hidden):
+        spot = torch.nn.functional.one_hot(torch.tensor(columns), hidden.shape[1]).to(hidden)
+        return hidden + spot[..., None] * delta[:, None]
+
+    return write
+
+
+def full_pass(lab, rows, start, delta):
+    """Per row, the final-norm hidden states from the lookup token on, of a plain right-padded pass."""
+    with replace(lab, "block", start - 1, add_at(delta, [row.lookup for row in rows])):
+        hidden = lab.hidden(**lab.batch([row.ids for row in rows]))
+    return [hidden[i, row.lookup : len(row.ids)] for i, row in enumerate(rows)]
+
+
+def tail_pass(tail, rows, delta):
+    hidden = tail(add_at(delta, [0] * len(rows)))
+    assert hidden.isfinite().all()
+    return [hidden[i, : len(row.ids) - row.lookup] for i, row in enumerate(rows)]
+
+
+def assert_same(found, wanted):
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def gradient(states, delta):
+    torch.manual_seed(3)
+    loss = sum((state * torch.randn_like(state)).sum() for state in states)
+    return torch.autograd.grad(loss, delta)[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tail_equals_the_full_pass(pico, shape):
+    rows = make_rows(SHAPES[shape])
+    for start in range(1, LAYERS + 1):
+        delta = make_delta(rows)
+        tail = Tail.of(pico, rows, start)
+        found, wanted = tail_pass(tail, rows, delta), full_pass(pico, rows, start, delta)
+        assert_same(found, wanted)
+        torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
+
+
+def test_write_is_given_the_stream_that_enters_the_block(pico):
+    rows = make_rows(SHAPES["mixed"])
+    seen = []
+    with replace(pico, "input", 2, lambda hidden: seen.append(hidden)):
+        pico.hidden(**pico.batch([row.ids for row in rows]))
+    tail = Tail.of(pico, rows, 2)
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(
+            tail.hidden[i, : len(row.ids) - row.lookup], seen[0][i, row.lookup : len(row.ids)], **CLOSE
+        )
+
+
+def test_delta_changes_the_result(pico):
+    """The comparison above would mean little if what is written had no effect."""
+    rows = make_rows(SHAPES["mixed"])
+    tail = Tail.of(pico, rows, 1)
+    delta = make_delta(rows)
+    for moved, still in zip(tail_pass(tail, rows, delta), tail_pass(tail, rows, 0 * delta), strict=True):
+        assert (moved - still).abs().amax(-1).min() > 1e-3  # every later token attends to the lookup token
+
+
+def test_row_alone_equals_row_in_company(pico):
+    rows = make_rows(SHAPES["mixed"])
+    delta = make_delta(rows)
+    together = tail_pass(Tail.of(pico, rows, 1), rows, delta)
+    for i, row in enumerate(rows):
+        assert_same(tail_pass(Tail.of(pico, [row], 1), [row], delta[i : i + 1]), together[i : i + 1])
+
+
+@pytest.mark.parametrize("shape", ["mixed", "all first"])
+def test_select_equals_a_tail_of_these_rows(pico, shape):
+    rows = make_rows(SHAPES[shape])
+    kept = torch.tensor([2, 0])
+    some = [rows[i] for i in kept]
+    delta = make_delta(some)
+    for start in (1, LAYERS):
+        found = tail_pass(Tail.of(pico, rows, start).select(kept), some, delta)
+        assert_same(found, tail_pass(Tail.of(pico, some, start), some, delta))
+
+
+def test_repeated_calls_agree_bit_for_bit(pico):
+    """The frozen past is read, never extended."""
+    rows = make_rows(SHAPES["mixed"])
+    delta = make_delta(rows)
+    tail = Tail.of(pico, rows, 1)
+    past = [(keys.clone(), values.clone()) for keys, values in tail.past]
+    first, second = tail_pass(tail, rows, delta), tail_pass(tail, rows, delta)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for (keys, values), (keys_before, values_before) in zip(tail.past, past, strict=True):
+        assert torch.equal(keys, keys_before)
+        assert torch.equal(values, values_before)
+
+
+def test_lower_blocks_are_not_computed(pico):
+    rows = make_rows(SHAPES["mixed"])
+    tail = Tail.of(pico, rows, 2)
+    calls = []
+    hooks = [p.module.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, p in enumerate(pico.arch.mlp)]
+    try:
+        tail(lambda hidden: hidden)
+    finally:
+        [hook.remove() for hook in hooks]
+    assert calls == [2]
+
+
+def test_prefix_is_not_computed(make):
+    rows = make_rows(SHAPES["behind a prefix"])
+    lab = make("llama")
+    tail = Tail.of(lab, rows, 1)
+    widths = []
+    with replace(lab, "input", 2, lambda hidden: widths.append(hidden.shape[1])):
+        tail(lambda hidden: hidden)
+    assert widths == [max(len(row.ids) - row.lookup for row in rows)]
+
+
+def state_of(lab):
+    """What a tail might leave behind: forward attributes of instances, hooks, gradients."""
+    blocks = [*lab.arch.blocks, lab.arch.norm]
+    return [(dict(m.__dict__).get("forward"), list(m._forward_hooks), list(m._forward_pre_hooks)) for m in blocks]
+
+
+def test_model_is_as_before(pico):
+    ids = torch.arange(2, 9)[None]
+    rows = make_rows(SHAPES["mixed"])
+    before, state = pico.model(input_ids=ids).logits, state_of(pico)
+    tail = Tail.of(pico, rows, 2)
+    assert state_of(pico) == state
+    tail(lambda hidden: hidden + 1)
+    assert state_of(pico) == state
+
+    def broken(hidden):
+        raise RuntimeError("no luck")
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        tail(broken)
+    assert state_of(pico) == state
+    assert torch.equal(pico.model(input_ids=ids).logits, before)
+    assert all(parameter.grad is None for parameter in pico.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj"])
+def test_forward_that_someone_else_replaced_comes_back(make, name):
+    """Accelerate puts its device hooks into ``block.forward`` of the instance; a tail must not lose them."""
+    lab = make(name)
+    rows = make_rows(SHAPES["mixed"])
+    delta = make_delta(rows)
+    wanted = tail_pass(Tail.of(lab, rows, 2), rows, delta)
+    block, original, calls = lab.arch.blocks[0], lab.arch.blocks[0].forward, []
+    mine = lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs)  # noqa: E731
+    block.forward = mine
+    try:
+        tail = Tail.of(lab, rows, 2)
+        assert calls
+        assert_same(tail_pass(tail, rows, delta), wanted)
+        assert block.__dict__["forward"] is mine
+    finally:
+        del block.forward
+
+
+def test_layers_return_tuples_and_tensors(make):
+    """Both kinds of layers are among those tested, and the tail knows which it has."""
+    rows = make_rows(SHAPES["alone"])
+    found = {name: Tail.of(make(name), rows, 1).tuples for name in KINDS}
+    assert found == {name: kind.tuples for name, kind in KINDS.items()}
+    assert set(found.values()) == {True, False}
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj", "bloom"])
+def test_bfloat16(tokenizer, name):
+    """In half precision the tail stays near the full pass, whose sums are rounded to three digits at every step."""
+    lab = make_lab(build(KINDS[name].config).to(torch.bfloat16), tokenizer)
+    rows = make_rows(SHAPES["mixed"])
+    delta = make_delta(rows).to(torch.bfloat16)
+    found, wanted = tail_pass(Tail.of(lab, rows, 1), rows, delta), full_pass(lab, rows, 1, delta)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
