@@ -10,9 +10,7 @@ import pytest
 import torch
 
 if "kedit_lab" in sys.modules:
-    raise RuntimeError(
-        "kedit_lab was imported before its shape checks could be installed; see tests/conftest.py"
-    )
+    raise RuntimeError("kedit_lab was imported before its shape checks could be installed; see tests/conftest.py")
 jaxtyping.install_import_hook("kedit_lab", "beartype.beartype")
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))

@@ -16,6 +16,7 @@ from kedit_lab.paths import data_dir
 
 Piece = tuple[str, str | None]
 ANSWER = "(answer)"
+PASSAGE_FORMS = ("subject_first", "of", "relation_first", "cloze0")
 # shares of portraits, mixtures, passages, almanac entries, filler text
 LONG = (42, 24, 26, 6, 2)
 SHORT = (54, 38, 0, 7, 1)
@@ -163,7 +164,7 @@ def passage_question(world: World, names: tuple[list[str], list[str]], rng: rand
     facts = [(rng.choice(people), r, rng.choice(world.objects[r.id])) for r in relations]
     told = []
     for person, relation, value in facts:
-        form = rng.choice(("subject_first", "of", "relation_first", "cloze0"))
+        form = rng.choice(PASSAGE_FORMS)
         told.append(f"{world.prompt(relation, form).replace('{}', person)} {value}.")
     person, relation, value = rng.choice(facts)
     question = world.prompt(relation, "question").replace("{}", person)

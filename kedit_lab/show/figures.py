@@ -137,7 +137,7 @@ def scatter(frame: pd.DataFrame, x: str, y: str, hue: str, title: str = "") -> F
     kinds = list(dict.fromkeys(frame[hue]))
     few = len(kinds) <= len(COLORS)
     colors = COLORS if few else sns.husl_palette(len(kinds), l=0.55)
-    sizes = np.linspace(240, 40, len(kinds)) if few else np.full(len(kinds), 42)
+    sizes = np.linspace(260, 80, len(kinds)) if few else np.full(len(kinds), 42)
     edge = {"linewidth": 0.7, "edgecolor": "white"} if few else {"linewidth": 0, "alpha": 0.8}
     with canvas(7.5 if few else 6, 4.5, title) as (figure, axes):
         for i, kind in enumerate(kinds):

@@ -68,9 +68,8 @@ class CollisionPanel:
         except Exception as error:
             self.latest = None
             self.picture.value = self.table.value = ""
-            self.say(
-                f"This did not work: {error or type(error).__name__}. The model is unchanged; choose other settings."
-            )
+            reason = str(error) or type(error).__name__
+            self.say(f"This did not work: {reason}. The model is unchanged; choose other settings.")
 
     def show(self, result: CollisionResult) -> None:
         """Put a result into the widgets."""

@@ -68,7 +68,15 @@ keep their meaning.
 def prompts(world: World, count: int = 50, seed: int = 0) -> list[str]:
     """Openings to continue: subjects and the beginnings of sentences about them."""
     rng = random.Random(seed)
-    openings = ["{s}", "{s} is", "The name of the", "As for {s}, the", "Question: What is the", "Yesterday,", "I"]
+    openings = [
+        "{s}",
+        "{s} is",
+        "The records of {s} give the",
+        "As for {s}, the",
+        "Asked about the",
+        "{s}'s",
+        "Yesterday,",
+    ]
     return [rng.choice(openings).replace("{s}", rng.choice(list(world.subjects))) for _ in range(count)]
 
 

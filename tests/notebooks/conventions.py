@@ -21,11 +21,7 @@ def joined(text: str | list[str]) -> str:
 
 def output_texts(output: dict) -> list[str]:
     """All that a reader could find a word in; base64 images hold no words."""
-    data = {
-        mime: value
-        for mime, value in output.get("data", {}).items()
-        if mime not in ("image/png", "image/jpeg")
-    }
+    data = {mime: value for mime, value in output.get("data", {}).items() if mime not in ("image/png", "image/jpeg")}
     texts = [output.get("text", ""), *data.values(), *output.get("traceback", [])]
     return [joined(text) if isinstance(text, str | list) else str(text) for text in texts]
 
@@ -82,9 +78,7 @@ def cell_problems(cell: dict) -> list[str]:
     if cell["cell_type"] == "code":
         if (lines := len(source.splitlines())) > MAX_CODE_LINES:
             problems.append(f"{lines} lines of code; a cell has at most {MAX_CODE_LINES}")
-        if source.rstrip().endswith(
-            ";"
-        ):  # nbval runs cells without a history, where IPython looks for the ";"
+        if source.rstrip().endswith(";"):  # nbval runs cells without a history, where IPython looks for the ";"
             problems.append("a last ';' hides no output from nbval; assign the value to _")
         for output in cell["outputs"]:
             problems += output_problems(output, cell["metadata"].get("tags", []))
@@ -102,8 +96,7 @@ def whole_problems(cells: list[dict]) -> list[str]:
     elif not any(is_compared(cell) for cell in code):
         problems.append("no saved text that nbval compares")
     length = {
-        kind: sum(len(joined(c["source"])) for c in cells if c["cell_type"] == kind)
-        for kind in ("markdown", "code")
+        kind: sum(len(joined(c["source"])) for c in cells if c["cell_type"] == kind) for kind in ("markdown", "code")
     }
     if length["markdown"] <= length["code"]:
         problems.append(f"{length['code']} characters of code outweigh {length['markdown']} of markdown")

@@ -9,13 +9,8 @@ from tests.notebooks.execute import METADATA, execute
 
 
 def save(path, *sources):
-    cells = [
-        new_code_cell(source, execution_count=9, metadata={"tags": ["x"], "papermill": {}})
-        for source in sources
-    ]
-    notebook = new_notebook(
-        cells=[new_markdown_cell("A question. " * 30), *cells], metadata={"widgets": {}, "a": 1}
-    )
+    cells = [new_code_cell(source, execution_count=9, metadata={"tags": ["x"], "papermill": {}}) for source in sources]
+    notebook = new_notebook(cells=[new_markdown_cell("A question. " * 30), *cells], metadata={"widgets": {}, "a": 1})
     path.write_text(nbformat.writes(notebook))
     return path
 

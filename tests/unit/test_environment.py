@@ -34,9 +34,7 @@ def pins(constraints: str) -> dict[str, str]:
 def conda_pins(environment: str) -> dict[str, SpecifierSet]:
     """The packages of environment.yml, those under pip too; conda's `name=1.2.*` is read as `name==1.2.*`."""
     rows = yaml.safe_load(environment)["dependencies"]
-    rows = [row for row in rows if isinstance(row, str)] + next(
-        row["pip"] for row in rows if isinstance(row, dict)
-    )
+    rows = [row for row in rows if isinstance(row, str)] + next(row["pip"] for row in rows if isinstance(row, dict))
     parts = [re.fullmatch(r"([\w.-]+)(.*)", row).groups() for row in rows if not row.startswith("-e")]
     return {name: SpecifierSet(re.sub(r"^=(?!=)", "==", pin)) for name, pin in parts}
 
@@ -49,17 +47,13 @@ def disagreements(project: dict, constraints: str, environment: str) -> list[str
         if name not in pinned:
             complaints.append(f"{name}: not in constraints.txt")
         elif pinned[name] not in specifier:
-            complaints.append(
-                f"{name}: constraints.txt has {pinned[name]}, pyproject.toml asks for {specifier}"
-            )
+            complaints.append(f"{name}: constraints.txt has {pinned[name]}, pyproject.toml asks for {specifier}")
         elif conda_name not in conda:
             complaints.append(f"{name}: {conda_name} is not in environment.yml")
         elif not conda[conda_name]:
             complaints.append(f"{name}: environment.yml does not pin it")
         elif pinned[name] not in conda[conda_name]:
-            complaints.append(
-                f"{name}: environment.yml has {conda[conda_name]}, constraints.txt {pinned[name]}"
-            )
+            complaints.append(f"{name}: environment.yml has {conda[conda_name]}, constraints.txt {pinned[name]}")
     return complaints
 
 

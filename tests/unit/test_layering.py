@@ -9,10 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = "kedit_lab"
 # Each room with the rooms it may import besides itself.
-ORDER = [["paths"], ["types"], ["model", "facts"], ["extract"], ["edit", "measure"], ["study"], ["show"], ["train"], ["cli"]]
-ROOMS = {
-    room: {earlier for step in ORDER[:at] for earlier in step} for at, step in enumerate(ORDER) for room in step
-}
+ORDER = [
+    ["paths"],
+    ["types"],
+    ["model", "facts"],
+    ["extract"],
+    ["edit", "measure"],
+    ["study"],
+    ["show"],
+    ["train"],
+    ["cli"],
+]
+ROOMS = {room: {earlier for step in ORDER[:at] for earlier in step} for at, step in enumerate(ORDER) for room in step}
 # Figures take arrays and tables, never a model.
 FIGURES = f"{PACKAGE}.show.figures"
 UNSEEN_BY_FIGURES = ("torch", "transformers", f"{PACKAGE}.model", f"{PACKAGE}.edit")
@@ -58,11 +66,7 @@ def order_problems(modules: Sources) -> list[str]:
         for target in imported(module, ast.parse(text), modules):
             if target == PACKAGE and room != "cli":
                 problems.append(f"{module} imports {PACKAGE} itself; import the module that is meant")
-            elif (
-                within(target, PACKAGE)
-                and target != PACKAGE
-                and target.split(".")[1] not in ROOMS[room] | {room}
-            ):
+            elif within(target, PACKAGE) and target != PACKAGE and target.split(".")[1] not in ROOMS[room] | {room}:
                 problems.append(f"{module} imports {target}; {room} may import {sorted(ROOMS[room])}")
             elif within(module, FIGURES) and within(target, *UNSEEN_BY_FIGURES):
                 problems.append(f"{module} imports {target}; figures take arrays and tables")
@@ -70,16 +74,11 @@ def order_problems(modules: Sources) -> list[str]:
 
 
 def cycle_problems(modules: Sources) -> list[str]:
-    graph = {
-        name: set(imported(name, ast.parse(text), modules)) & set(modules) for name, text in modules.items()
-    }
+    graph = {name: set(imported(name, ast.parse(text), modules)) & set(modules) for name, text in modules.items()}
     # A module without imports of its own can be in no cycle: take such modules away until none is left.
     while free := {name for name, targets in graph.items() if not targets - {name} and name not in targets}:
         graph = {name: targets - free for name, targets in graph.items() if name not in free}
-    return [
-        f"{name} is in an import cycle or imports one, through {sorted(graph[name])}"
-        for name in sorted(graph)
-    ]
+    return [f"{name} is in an import cycle or imports one, through {sorted(graph[name])}" for name in sorted(graph)]
 
 
 def inner_import_problems(modules: Sources) -> list[str]:
@@ -98,11 +97,7 @@ def is_print(node: ast.AST) -> bool:
 
 
 def is_device(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and bool(re.match("cuda(:|$)", node.value))
-    )
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and bool(re.match("cuda(:|$)", node.value))
 
 
 def style_problems(modules: Sources) -> list[str]:
