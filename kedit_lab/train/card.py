@@ -68,15 +68,7 @@ keep their meaning.
 def prompts(world: World, count: int = 50, seed: int = 0) -> list[str]:
     """Openings to continue: subjects and the beginnings of sentences about them."""
     rng = random.Random(seed)
-    openings = [
-        "{s}",
-        "{s} is",
-        "The records of {s} give the",
-        "As for {s}, the",
-        "Asked about the",
-        "{s}'s",
-        "Yesterday,",
-    ]
+    openings = ["{s}", "{s} is", "{s}'s", "As for {s}, the", "The records of {s} give the", "Yesterday,"]
     return [rng.choice(openings).replace("{s}", rng.choice(list(world.subjects))) for _ in range(count)]
 
 

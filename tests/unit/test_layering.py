@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "kedit_lab"
-# Each room with the rooms it may import besides itself.
+# Rooms from left to right; a room may import itself and what stands left of it.
 ORDER = [
     ["paths"],
     ["types"],
