@@ -2,13 +2,19 @@
 
 from kedit_lab import facts, show
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.recipes import Recipe, recipes
-from kedit_lab.edit.run import collisions, edit
+from kedit_lab.edit.groups import groups
+from kedit_lab.edit.merging import combine, interference, merge
+from kedit_lab.edit.post import prune, rect
+from kedit_lab.edit.recipe import Recipe, Tuning
+from kedit_lab.edit.recipes import recipes
+from kedit_lab.edit.router import Router
+from kedit_lab.edit.run import collisions, edit, remember
 from kedit_lab.extract.betas import betas
 from kedit_lab.extract.keys import keys, values
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.extract.trace import interchange, trace
 from kedit_lab.measure.geometry import akd, cosine, misalignment
+from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.doctor import doctor
 from kedit_lab.model.hooks import record, replace
@@ -16,35 +22,55 @@ from kedit_lab.model.lab import Lab, load
 from kedit_lab.show.panels import CollisionPanel
 from kedit_lab.study.collision import collision_study
 from kedit_lab.study.papers import paper
-from kedit_lab.types import Delta, Fact, Probe
+from kedit_lab.study.related import density_study, pair_study, subject_study
+from kedit_lab.study.sequence import Merge, sequence
+from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
 
 __all__ = [
     "CollisionPanel",
     "Delta",
+    "Dense",
     "Edit",
     "Fact",
     "Lab",
+    "Memory",
+    "Merge",
     "Probe",
     "Recipe",
+    "Reference",
+    "Router",
+    "Tuning",
     "akd",
     "betas",
     "collision_study",
     "collisions",
+    "combine",
     "cosine",
+    "density_study",
     "doctor",
     "edit",
     "evaluate",
     "facts",
+    "groups",
+    "health",
     "interchange",
+    "interference",
     "keys",
     "load",
+    "merge",
     "misalignment",
+    "pair_study",
     "paper",
+    "prune",
     "recipes",
     "record",
+    "rect",
+    "remember",
     "replace",
     "second_moment",
+    "sequence",
     "show",
+    "subject_study",
     "trace",
     "values",
 ]

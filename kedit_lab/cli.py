@@ -10,10 +10,11 @@ from kedit_lab.model.doctor import doctor
 from kedit_lab.model.lab import load
 from kedit_lab.paths import data_dir
 from kedit_lab.show.figures import efficacy_curve
-from kedit_lab.study.bench import bench
+from kedit_lab.study.bench import bench, bench_methods
 from kedit_lab.study.tour import tour, write_table
 from kedit_lab.train.card import write_card
 from kedit_lab.train.loop import Plan, train
+from kedit_lab.train.mend import train_mend
 from kedit_lab.train.report import report, stream_norms, write_report
 
 
@@ -39,9 +40,18 @@ def run_train(args: argparse.Namespace) -> None:
     show(table)
 
 
+def run_train_mend(args: argparse.Namespace) -> None:
+    """Train MEND's editor for a model (the lab model unless one is named) and write it."""
+    curve = train_mend(load(args.model), args.out, steps=args.steps, seed=args.seed)
+    print(f"loss {curve[0]:.3f} -> {curve[-1]:.3f}; written: {args.out}")
+
+
 def run_bench(args: argparse.Namespace) -> None:
-    """Time keys, targets and solve against the plain form of the same computation."""
-    show(bench(load(args.model), args.sizes, args.method))
+    """Time keys, targets and solve against the plain form of the same computation, and every recipe against memit."""
+    lab = load(args.model)
+    show(bench(lab, args.sizes, args.method))
+    print(f"\nevery locate-then-edit recipe at {max(args.sizes)} facts, one edit each")
+    show(bench_methods(lab, max(args.sizes)))
 
 
 def run_doctor(args: argparse.Namespace) -> None:
@@ -77,6 +87,11 @@ def main(argv: list[str] | None = None) -> None:
     trainer.add_argument("--report", action="store_true", help="measure only")
     for name in ("seed", "steps", "threads"):
         trainer.add_argument(f"--{name}", type=int, default=getattr(Plan(), name))
+    mender = command("train-mend", run_train_mend)
+    mender.add_argument("--model", default=None)
+    mender.add_argument("--out", type=Path, default=data_dir() / "mend" / "editor.safetensors")
+    mender.add_argument("--steps", type=int, default=1500)
+    mender.add_argument("--seed", type=int, default=0)
     timer = command("bench", run_bench)
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
     timer.add_argument("--method", default="memit")

@@ -1,7 +1,9 @@
-"""The nouns of the field as plain frozen dataclasses: what is asked (Fact, Probe) and what is changed (Delta)."""
+"""The nouns of the field as plain frozen dataclasses: what is asked (Fact, Probe) what is changed (Delta, Dense),
+and what sequential editing remembers (Memory)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -87,3 +89,43 @@ class Delta:
         """Frobenius norm ‖ΔW‖ from the factors alone: sqrt(sum((LᵀL) * (RᵀR)))."""
         gram = (self.left.T @ self.left) * (self.right.T @ self.right)
         return float(gram.sum().clamp_min(0).sqrt())
+
+    def __mul__(self, factor: float | int) -> "Delta":
+        return Delta(self.left * factor, self.right)
+
+    def __add__(self, other: "Delta | Dense") -> "Delta | Dense":
+        if isinstance(other, Dense):
+            return other + self
+        return Delta(torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1))
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A change of one weight that has no small factors (pruned, clamped or trained), in the orientation v = W k."""
+
+    change: Float[Tensor, "d_out d_k"]
+
+    def matrix(self) -> Float[Tensor, "d_out d_k"]:
+        """ΔW itself."""
+        return self.change
+
+    def norm(self) -> float:
+        """Frobenius norm ‖ΔW‖."""
+        return float(self.change.double().norm())
+
+    def __mul__(self, factor: float | int) -> "Dense":
+        return Dense(self.change * factor)
+
+    def __add__(self, other: "Delta | Dense") -> "Dense":
+        return Dense(self.change + other.matrix().to(self.change))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What earlier batches taught, per layer: ``past`` holds Σ k kᵀ over their ``facts`` facts' keys (d_k x d_k).
+
+    An explicit argument and return value of sequential editing (MEMIT_seq and AlphaEdit keep it in a global).
+    """
+
+    past: dict[int, Float[Tensor, "d_k d_k"]] = field(default_factory=dict)
+    facts: int = 0

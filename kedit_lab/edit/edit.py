@@ -5,64 +5,70 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kedit_lab.edit.recipes import Recipe
-from kedit_lab.model.arch import Projection
-from kedit_lab.model.lab import Lab
-from kedit_lab.types import Delta, Fact, Probe
+from kedit_lab.edit import export
+from kedit_lab.edit.recipe import AnyRecipe
+from kedit_lab.edit.recipes import restore
+from kedit_lab.edit.weights import Change, put_back, summed, write
+from kedit_lab.model.lab import Lab, checksum
+from kedit_lab.types import Delta, Dense, Fact, Probe
 
-FORMAT = "kedit-lab edit 1"
+FORMAT = "kedit-lab edit 2"
 
 
 @dataclass
 class Edit:
-    """Weight changes of a lab's model, one factored ``Delta`` per layer, and what happened while they were computed.
+    """Weight changes of a lab's model, one ``Delta`` or ``Dense`` per weight, and what happened while computing them.
 
-    ``collisions`` says which facts share a key; ``curves`` holds each group's loss per step; ``seconds`` the time of
-    each stage; ``base`` the fingerprint of the weights that the edit was computed on.
+    ``deltas`` is keyed by the weight's full name; ``collisions`` says which facts share a key; ``curves`` holds each
+    group's loss per step; ``seconds`` the time of each stage; ``base`` the fingerprint of the weights edited.
+    ``a + b`` and ``0.8 * a`` are edits again.
     """
 
     lab: Lab
-    recipe: Recipe
+    recipe: AnyRecipe
     facts: tuple[Fact, ...]
-    deltas: dict[int, Delta]
+    deltas: dict[str, Change]
     base: str
     collisions: str = ""
     curves: list[list[float]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    originals: dict[int, Tensor] | None = field(default=None, repr=False)
-    written: dict[int, int] = field(default_factory=dict, repr=False)
+    originals: dict[str, Tensor] | None = field(default=None, repr=False)
+    written: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         state = "applied" if self.originals is not None else "not applied"
         note = f"; {self.collisions}" if self.collisions else ""
-        return f"Edit({self.recipe.name}: {len(self.facts)} facts, layers {sorted(self.deltas)}, {state}{note})"
+        return f"Edit({self.recipe.name}: {len(self.facts)} facts, {len(self.deltas)} weights, {state}{note})"
+
+    def at(self, layer: int) -> Change:
+        """The change of the MLP's output projection of a layer, as factors where it has them."""
+        name = self.lab.arch.mlp[self.lab.arch.layer(layer)].name
+        if name not in self.deltas:
+            raise ValueError(f"layer {layer} is not edited; this edit changes {', '.join(self.deltas)}")
+        return self.deltas[name]
 
     def delta(self, layer: int) -> Float[Tensor, "d_out d_k"]:
-        """ΔW of a layer in the orientation v = W k, in float64."""
-        layer = self.lab.arch.layer(layer)
-        if layer not in self.deltas:
-            raise ValueError(f"layer {layer} is not edited; this edit changes layers {sorted(self.deltas)}")
-        return self.deltas[layer].matrix()
+        """ΔW of the MLP's output projection of a layer in the orientation v = W k, in float64."""
+        return self.at(layer).matrix().double()
 
     def norms(self) -> pd.DataFrame:
-        """Per edited layer: ‖ΔW‖, ‖W‖ before the edit, and their ratio (Frobenius)."""
+        """Per changed weight: ‖ΔW‖, ‖W‖ before the edit, and their ratio (Frobenius)."""
         rows = []
-        for layer, delta in self.deltas.items():
-            original = (self.originals or {}).get(layer, self.lab.arch.mlp[layer].module.weight)
-            rows.append({"layer": layer, "delta": delta.norm(), "weight": float(original.double().norm())})
-        frame = pd.DataFrame(rows).set_index("layer")
+        for name, delta in self.deltas.items():
+            original = (self.originals or {}).get(name, self.lab.arch.weight(name).module.weight)
+            rows.append({"name": name, "delta": delta.norm(), "weight": float(original.double().norm())})
+        frame = pd.DataFrame(rows).set_index("name")
         return frame.assign(ratio=frame["delta"] / frame["weight"])
 
     def losses(self) -> pd.DataFrame:
@@ -70,30 +76,40 @@ class Edit:
         rows = [(g, step, loss) for g, curve in enumerate(self.curves) for step, loss in enumerate(curve)]
         return pd.DataFrame(rows, columns=["group", "step", "loss"])
 
+    def with_deltas(self, deltas: dict[str, Change], name: str) -> "Edit":
+        """This edit's facts and base with other weight changes under another name (not applied)."""
+        return Edit(self.lab, self.recipe.with_(name=name), self.facts, deltas, self.base, self.collisions, self.curves)
+
+    def __mul__(self, factor: float | int) -> "Edit":
+        scaled = {name: delta * float(factor) for name, delta in self.deltas.items()}
+        return self.with_deltas(scaled, f"{factor:g} * {self.recipe.name}")
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: "Edit") -> "Edit":
+        if self.base != other.base:
+            raise ValueError(
+                f"these edits were computed on different weights ({self.base}, {other.base}); compute both on the same"
+            )
+        total = self.with_deltas(summed(self.deltas, other.deltas), f"{self.recipe.name} + {other.recipe.name}")
+        return replace(total, facts=self.facts + other.facts, curves=self.curves + other.curves)
+
     def apply(self) -> "Edit":
         """Write the edit into the model's weights; the originals are kept for ``undo``."""
         if self.originals is not None:
             raise RuntimeError("this edit is applied already; call undo() first")
-        originals, projections = {}, self.lab.arch.mlp
-        try:
-            for layer, delta in self.deltas.items():
-                originals[layer] = projections[layer].module.weight.detach().clone()
-                add(projections[layer], delta)
-        except BaseException:
-            put_back(projections, originals)
-            raise
-        self.originals = originals
-        self.written = {layer: checksum(projections[layer].module.weight) for layer in originals}
+        self.originals = write(self.lab.arch, self.deltas)
+        self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in self.originals}
         return self
 
     def undo(self) -> "Edit":
         """Put the original weights back, bit for bit; refuses if something else changed them in between."""
         if self.originals is None:
             raise RuntimeError("this edit is not applied; there is nothing to undo")
-        for layer, bits in self.written.items():
-            if checksum(self.lab.arch.mlp[layer].module.weight) != bits:
-                raise RuntimeError(f"layer {layer} was changed after this edit; undo the later edit first")
-        put_back(self.lab.arch.mlp, self.originals)
+        for name, bits in self.written.items():
+            if checksum(self.lab.arch.weight(name).module.weight) != bits:
+                raise RuntimeError(f"{name} was changed after this edit; undo the later edit first")
+        put_back(self.lab.arch, self.originals)
         self.originals, self.written = None, {}
         return self
 
@@ -107,18 +123,20 @@ class Edit:
             self.undo()
 
     def save(self, path: str | Path) -> Path:
-        """Write the factors, the facts and a manifest into one safetensors file, atomically."""
+        """Write the changes, the facts and a manifest into one safetensors file, atomically."""
         path = Path(path)
         tensors = {}
-        for layer, delta in self.deltas.items():
-            tensors[f"{layer}.left"] = delta.left.contiguous().cpu()
-            tensors[f"{layer}.right"] = delta.right.contiguous().cpu()
+        for name, delta in self.deltas.items():
+            for part, tensor in vars(delta).items():
+                tensors[f"{name}/{part}"] = tensor.contiguous().cpu()
         manifest = {
             "format": FORMAT,
             "base": self.base,
-            "recipe": asdict(self.recipe),
+            "recipe": asdict(self.recipe) | {"family": type(self.recipe).__name__},
             "facts": [asdict(fact) for fact in self.facts],
             "collisions": self.collisions,
+            "curves": self.curves,
+            "seconds": self.seconds,
             "versions": {name: installed(name) for name in ("kedit-lab", "torch", "transformers")},
         }
         text = json.dumps(manifest)
@@ -131,6 +149,17 @@ class Edit:
             temporary.unlink(missing_ok=True)
         return path
 
+    def export(self, path: str | Path) -> Path:
+        """Write the edited model and its tokenizer: plain ``from_pretrained(path)`` works without this package."""
+        return export.whole_model(self.lab, {} if self.originals is not None else self.deltas, Path(path))
+
+    def to_peft(self, path: str | Path, rank: int = 256) -> Path:
+        """Write the edit as a LoRA adapter: ``PeftModel.from_pretrained(model, path)`` gives the edited logits.
+
+        Raises ValueError where a change's rank exceeds ``rank`` (pruned or trained edits: export the whole model).
+        """
+        return export.adapter(self.lab, self.deltas, Path(path), rank)
+
     @classmethod
     def load(cls, path: str | Path, lab: Lab) -> "Edit":
         """Read a saved edit for ``lab``; a damaged file or another base raises a ValueError."""
@@ -140,32 +169,14 @@ class Edit:
                 f"{path} was computed on weights {manifest['base']}, but this lab's are {lab.fingerprint()}; "
                 "load the same model, and undo any edit that is applied"
             )
-        layers = sorted({int(name.split(".")[0]) for name in tensors})
-        deltas = {i: Delta(tensors[f"{i}.left"].to(lab.anchor.device), tensors[f"{i}.right"].to(lab.anchor.device))
-                  for i in layers}  # fmt: skip
-        recipe = Recipe(**manifest["recipe"] | {"layers": tuple(manifest["recipe"]["layers"])})
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, _, part = key.rpartition("/")
+            parts.setdefault(name, {})[part] = tensor.to(lab.anchor.device)
+        deltas = {name: (Dense if "change" in part else Delta)(**part) for name, part in parts.items()}
         facts = tuple(map(revive, manifest["facts"]))
-        return cls(lab, recipe, facts, deltas, manifest["base"], manifest["collisions"])
-
-
-def add(projection: Projection, delta: Delta) -> None:
-    """W ← W + ΔW in place: summed in float64, rounded once to the weight's dtype."""
-    weight = projection.module.weight
-    with torch.no_grad():
-        weight.copy_((weight.double() + projection.stored(delta.matrix()).to(weight.device)).to(weight.dtype))
-
-
-def put_back(projections: list[Projection], originals: dict[int, Tensor]) -> None:
-    """Copy original weights back, bit for bit."""
-    with torch.no_grad():
-        for layer, original in originals.items():
-            projections[layer].module.weight.copy_(original)
-
-
-def checksum(weight: Tensor) -> int:
-    """A cheap sum over a weight's bits that tells whether it was written to."""
-    bits = weight.detach().contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()])
-    return int((bits.long() * (torch.arange(bits.numel(), device=bits.device).view_as(bits) % 8191 + 1)).sum())
+        return cls(lab, restore(manifest["recipe"]), facts, deltas, manifest["base"], manifest["collisions"],
+                   manifest["curves"], manifest["seconds"])  # fmt: skip
 
 
 def installed(name: str) -> str:

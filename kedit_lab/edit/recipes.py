@@ -1,126 +1,179 @@
-"""The table of methods: every editor is a row that names its pieces, its paper and its published values.
+"""The table of methods: every editor is a row that names its pieces, its paper and what was chosen.
 
-A recipe says how facts are grouped, which target value each group gets, how the residual is spread over layers, how it
-is solved for, and what is done to the result. Values that depend on the model stand in ``published.py``.
+A row is a ``Recipe`` (locate-then-edit) or a ``Tuning`` (gradient training); values that depend on the model stand in
+``published.py``. Where a paper's text and its code differ, the row follows the code and a second row the text.
 """
 
-from dataclasses import dataclass, fields, replace
-from math import inf
 from typing import Any
 
 import pandas as pd
 
-from kedit_lab.edit.published import SHAPES, fallback, published
-from kedit_lab.edit.solvers import SOLVERS, SPREADS
-from kedit_lab.model.arch import Arch
-from kedit_lab.model.tokens import RULES
-
-GROUPS = ("each", "subject")
-TARGETS = ("nll-block",)
-UNITS = ("absolute", "hidden")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A composition of group x target x spread x solver, with its numbers.
-
-    ``lr`` is Adam's step size, in units of the residual stream ("absolute") or of ‖h‖/√d_model ("hidden"); ``clamp``
-    bounds ‖δ‖ in units of ‖h‖; ``lam`` weighs the preserved keys C; ``stop`` ends a group's optimisation.
-    """
-
-    name: str
-    paper: str = ""
-    notes: str = ""
-    group: str = "each"
-    target: str = "nll-block"
-    spread: str = "1/m"
-    solver: str = "ridge"
-    token: str = "subject_last"
-    layers: tuple[int, ...] = ()
-    lam: float = 15000.0
-    steps: int = 25
-    lr: float = 0.5
-    lr_unit: str = "absolute"
-    clamp: float = 0.75
-    decay: float = 0.5
-    kl: float = 0.0625
-    stop: float = 0.05
-    prefixes: int = 5
-    prefix_length: int = 10
-    values: str = ""
-
-    def __post_init__(self) -> None:
-        choices = {"group": GROUPS, "target": TARGETS, "spread": tuple(SPREADS), "solver": tuple(SOLVERS),
-                   "token": RULES, "lr_unit": UNITS}  # fmt: skip
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; choose one of {', '.join(allowed)}")
-        lowest = {
-            "lam": 0,
-            "lr": 0,
-            "clamp": 0,
-            "decay": 0,
-            "kl": 0,
-            "stop": 0,
-            "steps": 1,
-            "prefixes": 0,
-            "prefix_length": 1,
-        }
-        for field, low in lowest.items():
-            seen = getattr(self, field)
-            if not isinstance(seen, int | float) or isinstance(seen, bool) or not low <= seen < inf:
-                raise ValueError(f"{field} is {seen!r}; it must be a finite number of at least {low}")
-        for field in ("steps", "prefixes", "prefix_length"):
-            if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field} is {getattr(self, field)!r}; it must be a whole number")
-        if not isinstance(self.layers, tuple | list) or not all(isinstance(layer, int) for layer in self.layers):
-            raise ValueError(f"layers is {self.layers!r}; give a tuple of layers, such as (2,)")
-        object.__setattr__(self, "layers", tuple(self.layers))
-        if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers is {self.layers}; give each layer once, in ascending order")
-
-    def with_(self, **overrides: Any) -> "Recipe":
-        """This recipe with some fields changed; an unknown field raises a ValueError that lists them all."""
-        known = [f.name for f in fields(self)]
-        for name in overrides:
-            if name not in known:
-                raise ValueError(f"recipe {self.name!r} has no field {name!r}; its fields are {', '.join(known)}")
-        return replace(self, **overrides)
-
-    def on(self, arch: Arch, **overrides: Any) -> "Recipe":
-        """This recipe for a model, with some fields changed; layers checked.
-
-        A recipe that names no layers takes the values published for a model of this shape, or a labelled fallback.
-        """
-        shape = (arch.layers, arch.d_model, arch.d_k)
-        known = {} if self.layers else published(self.name, shape) or fallback(arch.layers)
-        recipe = self.with_(**known | overrides)
-        if not recipe.layers:
-            raise ValueError("layers is (); name at least one layer, or leave the field out")
-        return recipe.with_(layers=tuple(arch.layer(layer) for layer in recipe.layers))
-
+from kedit_lab.edit.published import SHAPES, published
+from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 
 MEMIT = Recipe(
     "memit",
     "Meng et al. 2023, MEMIT",
     "follows the reference code: KL read at the subject's last token; decay·‖δ‖/‖h‖²; key average half bare prompt",
 )
-TABLE = {
-    recipe.name: recipe
-    for recipe in (
-        MEMIT,
-        MEMIT.with_(
-            name="memit-merge",
-            paper="MEMIT-Merge, Eq. 3",
-            group="subject",
-            notes="one value per subject; the paper leaves the reduction open: mean over the group's facts, each "
-            "normalised by its own length; duplicate key columns are kept; one drift row per group",
-        ),
-    )
-}
+PMET = Recipe(
+    "pmet",
+    "Li et al. 2024, PMET",
+    "δ on attention and MLP outputs, only the MLP's is written; residual spread as 1/√m, as the code does",
+    target="attention+mlp",
+    spread="1/sqrt(m)",
+    settled=0.1,
+)
+ALPHAEDIT = Recipe(
+    "alphaedit",
+    "Fang et al. 2025, AlphaEdit",
+    "code: threshold 0.02 and γ 10 (the paper's text: 0.01 and 1, row alphaedit-paper); solved in float64, not float32",
+    solver="null-space",
+    memory=True,
+)
+EAMET = Recipe(
+    "eamet",
+    "EAMET, Eqs. 11-14",
+    "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
+    "also bounds it; in blocks optimised at once (block=1: the paper's order)",
+    align="keys",
+    start="hidden",
+    bound="key",
+    clamp=2.0,
+    decay=0.0,
+    stop=0.01,
+)
+ROME = Recipe(
+    "rome",
+    "Meng et al. 2022, ROME",
+    "equality at the bare key, direction C⁻¹k of the averaged key; facts one after another",
+    target="mlp",
+    spread="whole",
+    solver="equality",
+    average="uniform",
+    met="bare",
+    alone=True,
+    clamp=4.0,
+)
+MERGED = (
+    "one value per subject; the paper leaves the reduction open: mean over the group's facts, each normalised by its "
+    "own length; duplicate key columns are kept; one drift row per group"
+)
+FT = Tuning("ft", "Zhu et al. 2020; ROME's code", "all target tokens scored at the last prompt token, as in that code",
+            objective="prompt_last", batch=64)  # fmt: skip
+ROWS: tuple[AnyRecipe, ...] = (
+    MEMIT,
+    MEMIT.with_(name="memit-merge", paper="MEMIT-Merge, Eq. 3", group="subject", notes=MERGED),
+    MEMIT.with_(
+        name="memit-seq",
+        paper="AlphaEdit's code (MEMIT_seq)",
+        notes="memit whose solve also preserves the keys of earlier batches (the shipped code never passes them)",
+        memory=True,
+    ),
+    MEMIT.with_(
+        name="memit-last",
+        paper="MEMIT-Merge, Limitations",
+        notes="key and value at the prompt's last token, where facts of one subject differ",
+        token="last",
+    ),
+    PMET,
+    PMET.with_(name="pmet-merge", paper="MEMIT-Merge, Fig. 5", group="subject", notes=f"both δ shared: {MERGED}"),
+    ALPHAEDIT,
+    ALPHAEDIT.with_(
+        name="alphaedit-paper", notes="the paper's text: threshold 0.01, identity weight 1", threshold=0.01, gamma=1.0
+    ),
+    EAMET,
+    EAMET.with_(
+        name="alphaedit-aligned",
+        paper="EAMET, Table 9",
+        notes="eamet's targets, alphaedit's solve; alignment looks at the current batch only",
+        solver="null-space",
+        memory=True,
+        gamma=1.0,
+    ),
+    EAMET.with_(
+        name="eamet-merge",
+        paper="this project",
+        notes="eamet's alignment between groups, one joint value per subject as in memit-merge",
+        group="subject",
+    ),
+    ROME,
+    ROME.with_(
+        name="r-rome",
+        paper="Gupta et al. 2024, R-ROME",
+        notes="one averaged key in direction, divisor and current output",
+        met="mean",
+    ),
+    Recipe(
+        "emmet",
+        "Gupta et al. 2024, EMMET",
+        "equality relaxed by μ: the same as memit with λ = λ·μ; λ is the code's α",
+        spread="whole",
+        solver="relaxed",
+    ),
+    MEMIT.with_(
+        name="rect",
+        paper="Gu et al. 2024, RECT; AlphaEdit's code",
+        notes="keeps the 40 % of entries with the largest |ΔW/W| (RECT's own code keeps 20 %, of ROME's update)",
+        post="rect",
+    ),
+    MEMIT.with_(
+        name="prune",
+        paper="Ma et al. 2025, PRUNE",
+        notes="restrains ΔW's singular values that exceed the largest of W; replaces the update (AlphaEdit's adds)",
+        post="prune",
+    ),
+    FT,
+    FT.with_(name="ft-l", notes="ft with every entry of ΔW clamped to ±ε after each step", epsilon=5e-4),
+    FT.with_(
+        name="ft-m", paper="EasyEdit (FT-M)", notes="teacher-forced loss of the target tokens", objective="target"
+    ),
+    Tuning(
+        "sft",
+        "MM4KE (baseline)",
+        "plain fine-tuning on prompt and target, all MLPs; the paper leaves the set of weights open",
+        weights="ffn",
+        objective="text",
+        epochs=30,
+        batch=16,
+        stop=0.0,
+    ),
+    Tuning(
+        "lora",
+        "Hu et al. 2022, LoRA; EasyEdit's values",
+        "peft, rank 8, α 32, attention projections of all layers; EasyEdit's AdaLoRA default is not used",
+        weights="attention",
+        lr=5e-3,
+        epochs=60,
+        rank=8,
+        dropout=0.1,
+        stop=0.0,
+    ),
+    Tuning(
+        "r-sft",
+        "MM4KE, Algorithm 1",
+        "one sample at a time, up to 6 consecutive steps, 5 epochs, FFN of one block; Adam (the paper leaves it open)",
+        weights="ffn",
+        epochs=5,
+        repeats=6,
+        stop=0.01,
+    ),
+    Neurons(
+        "kn",
+        "Dai et al. 2022, KN; EasyEdit's code",
+        "activations (the key) are scaled, not pre-activations; all layers, above a share of the largest score; "
+        "no refinement over prompts; facts one after another",
+    ),
+    Hyper(
+        "mend",
+        "Mitchell et al. 2022, MEND",
+        "trained here for the lab model (kedit-lab train-mend): MLPs of the last three blocks; the step is a descent",
+    ),
+)
+TABLE = {recipe.name: recipe for recipe in ROWS}
 
 
-def find(recipe: str | Recipe, **overrides: Any) -> Recipe:
+def find(recipe: str | AnyRecipe, **overrides: Any) -> AnyRecipe:
     """A recipe by name or as it is, with fields overridden; an unknown name raises a ValueError that lists them all."""
     if isinstance(recipe, str):
         if recipe not in TABLE:
@@ -129,13 +182,20 @@ def find(recipe: str | Recipe, **overrides: Any) -> Recipe:
     return recipe.with_(**overrides)
 
 
+def restore(saved: dict[str, Any]) -> AnyRecipe:
+    """A recipe from its saved fields and the name of its class."""
+    kind = {cls.__name__: cls for cls in (Recipe, Tuning, Neurons, Hyper)}[saved["family"]]
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+    return kind(**{name: value for name, value in fields.items() if name != "family"})
+
+
 def recipes(shape: str | None = None) -> pd.DataFrame:
     """The table of methods: pieces, paper, notes, and the values for a published model shape ("lab" unless given)."""
     named = {name: key for key, name in SHAPES.items()}
     if (shape or "lab") not in named:
         raise ValueError(f"unknown shape {shape!r}; values are known for {', '.join(named)}")
     rows = []
-    for recipe in TABLE.values():
+    for recipe in ROWS:
         values = published(recipe.name, named[shape or "lab"]) or {"values": "none published for this shape"}
-        rows.append(vars(recipe.with_(**values)))
+        rows.append({"family": type(recipe).__name__} | vars(recipe.with_(**values)))
     return pd.DataFrame(rows).set_index("name")

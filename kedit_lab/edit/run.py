@@ -1,9 +1,9 @@
 """From facts and a recipe to an Edit: check, group, find targets, solve by layer, and leave the model as it was."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -13,90 +13,173 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kedit_lab.edit import targets
-from kedit_lab.edit.edit import Edit, add, put_back
-from kedit_lab.edit.recipes import Recipe, find
-from kedit_lab.edit.solvers import SOLVERS, SPREADS, Preserved
-from kedit_lab.extract.keys import keys, read
+from kedit_lab.edit import finetune, mend, neurons, targets
+from kedit_lab.edit.edit import Edit
+from kedit_lab.edit.groups import SHARED, clusters, group
+from kedit_lab.edit.post import prune_delta, rect_delta
+from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
+from kedit_lab.edit.recipes import find
+from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved
+from kedit_lab.edit.weights import Change, add, put_back, summed, write
+from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.model.lab import Lab
-from kedit_lab.types import Delta, Fact
+from kedit_lab.types import Delta, Fact, Memory
 
-SHARED = 0.99  # cosine above which two keys count as one
+OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
+    Tuning: finetune.train,
+    Neurons: neurons.train,
+    Hyper: mend.apply,
+}
 
 
-def edit(lab: Lab, facts: Sequence[Fact], recipe: str | Recipe = "memit", moment_texts: Sequence[str] | None = None,
-         cache: Path | None = None, **overrides: Any) -> Edit:  # fmt: skip
+def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", moment_texts: Sequence[str] | None = None,
+         cache: Path | None = None, memory: Memory | None = None, basis: "Basis | None" = None,
+         **overrides: Any) -> Edit:  # fmt: skip
     """Compute an edit of ``facts`` with a recipe (name or object; every field can be overridden by keyword).
 
     The model is unchanged afterwards, bit for bit, also after an exception; apply the returned ``Edit`` to change it.
-    Raises ValueError for an unknown recipe, field or layer, an empty or conflicting batch, NaN weights, or when the
-    update comes out as zero.
+    ``memory`` holds the keys of earlier batches for recipes that count them (see ``remember``), ``basis`` the prefixes
+    and statistics of the unedited model, which later batches of a sequence use too. Raises ValueError for
+    an unknown recipe, field or layer, an empty or conflicting batch, NaN weights, or when the update comes out as zero.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = tuple(facts)
     check(lab, facts, recipe)
     base, clock = lab.fingerprint(), {}
-    groups = group(facts, recipe.group)
-    with timed(clock, "prefixes"):
-        prefixes = lab.prefixes(recipe.prefixes, recipe.prefix_length)
+    if not isinstance(recipe, Recipe):
+        with timed(clock, "training"):
+            trained, losses = OTHERS[type(recipe)](lab, facts, recipe)
+        return Edit(lab, recipe, facts, trained, base, "", losses, clock)
+    with timed(clock, "statistics"):
+        basis = basis or Basis.of(lab, recipe, moment_texts, cache)
+    prefixes, preserved = basis.prefixes, basis.preserved
+    if memory is not None and recipe.memory:
+        preserved = {at: p.with_past(memory.past[at]) if at in memory.past else p for at, p in preserved.items()}
+    parts = [(fact,) for fact in facts] if recipe.alone else [facts]
+    total: dict[str, Change] = {}
+    originals: dict[str, Tensor] = {}
+    curves, shared = [], []
+    try:
+        for part in parts:
+            deltas, found, shared = locate(lab, part, recipe, prefixes, preserved, clock)
+            curves += found
+            total = summed(total, deltas)
+            if len(parts) > 1:  # the next fact is computed on the model as edited so far
+                originals = write(lab.arch, deltas) | originals
+    finally:
+        put_back(lab.arch, originals)
+    if not total:
+        raise ValueError("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
+    told = describe(shared, len(facts), recipe) if len(parts) == 1 else ""
+    changes = {name: after(lab, name, delta, recipe) for name, delta in total.items()}
+    return Edit(lab, recipe, facts, changes, base, told, curves, clock)
+
+
+def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
+           preserved: dict[int, Any], clock: dict[str, float]) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
+    """(deltas, loss curves, sizes of key clusters) of facts that are edited together."""
+    groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
     with timed(clock, "targets"):
         found = targets.values(lab, facts, groups, recipe, prefixes)
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):
+        if recipe.alone and len(facts) == 1:
+            return {}, found.curves, []  # others of the batch may still change something
         raise ValueError("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
-    with timed(clock, "statistics"):
-        moments = {layer: second_moment(lab, layer, moment_texts, cache) for layer in recipe.layers}
-        preserved = {layer: Preserved(moment, recipe.lam) for layer, moment in moments.items()}
     deltas, shared = solve(lab, facts, recipe, prefixes, found.z, preserved, clock)
-    return Edit(lab, recipe, facts, deltas, base, describe(shared, len(facts), recipe), found.curves, clock)
+    return deltas, found.curves, shared
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What every batch of a sequence takes from the unedited model: sampled prefixes, and what is to be preserved."""
+
+    prefixes: tuple[str, ...]
+    preserved: dict[int, Preserved | NullSpace]
+
+    @classmethod
+    def of(cls, lab: Lab, recipe: Recipe, texts: Sequence[str] | None = None, cache: Path | None = None) -> "Basis":
+        """Read the model as it is now, for a recipe that names its layers (``find(name).on(lab.arch)``)."""
+        preserved: dict[int, Preserved | NullSpace] = {}
+        for layer in recipe.layers:
+            moment = second_moment(lab, layer, texts, cache)
+            if recipe.statistics == "identity":
+                moment = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+            if recipe.solver == "null-space":
+                preserved[layer] = NullSpace(moment, recipe.threshold, recipe.gamma)
+            else:
+                preserved[layer] = Preserved(moment, recipe.lam_of(layer))
+        return cls(lab.prefixes(recipe.prefixes, recipe.prefix_length), preserved)
 
 
 def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], z: Tensor,
-          preserved: dict[int, Preserved], clock: dict[str, float]) -> tuple[dict[int, Delta], list[int]]:  # fmt: skip
-    """(deltas per layer, sizes of key clusters): each layer writes its share of what is still missing at the last one.
+          preserved: dict[int, Any], clock: dict[str, float]) -> tuple[dict[str, Delta], list[int]]:  # fmt: skip
+    """(deltas per weight, sizes of key clusters): each layer writes its share of what is still missing at the last one.
 
     Keys and current values of a layer are read with the earlier layers' updates in place, as in the reference code.
     """
-    projections, originals, deltas = lab.arch.mlp, {}, {}
-    last = recipe.layers[-1]
+    deltas: dict[str, Delta] = {}
+    originals: dict[str, Tensor] = {}
     shared: list[int] = []
     try:
         for index, layer in enumerate(recipe.layers):
             with timed(clock, "keys"):
-                k = keys(lab, facts, layer, prefixes or None, recipe.token)
-                now = read(lab, facts, "block", [last], None, recipe.token)[last][:, 0].float()
+                k, met, now = current(lab, facts, recipe, layer, prefixes)
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
+            extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
+            projection = lab.arch.mlp[layer]
             with timed(clock, "solve"):
-                deltas[layer] = SOLVERS[recipe.solver](k, (z - now) * share, preserved[layer])
+                delta = SOLVERS[recipe.solver](k, (z - now) * share, preserved[layer], **extra)
+            deltas[projection.name] = delta
             shared = clusters(k)
-            if layer != last:
-                originals[layer] = projections[layer].module.weight.detach().clone()
-                add(projections[layer], deltas[layer])
+            if layer != recipe.layers[-1]:
+                originals[projection.name] = projection.module.weight.detach().clone()
+                add(projection, delta)
     finally:
-        put_back(projections, originals)
+        put_back(lab.arch, originals)
     return deltas, shared
 
 
-def group(facts: Sequence[Fact], rule: str) -> list[list[int]]:
-    """Which facts share one target value: none ("each"), or those of one subject, in order of first appearance."""
-    if rule == "each":
-        return [[i] for i in range(len(facts))]
-    table: dict[str, list[int]] = {}
-    for i, fact in enumerate(facts):
-        table.setdefault(fact.subject, []).append(i)
-    return list(table.values())
+def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int,
+            prefixes: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(averaged keys of a layer, keys at which an equality holds, current values where the target is stated).
+
+    Values are read behind the bare prompt; R-ROME's, like its keys, are the mean over contexts.
+    """
+    average = grouped_mean if recipe.average == "grouped" else lambda states: states.mean(1)
+    found = read(lab, facts, "key", [layer], prefixes or None, recipe.token)[layer]
+    mean = recipe.solver == "equality" and recipe.met == "mean"
+    last = recipe.layers[-1]
+    now = read(lab, facts, recipe.written, [last], (prefixes or None) if mean else None, recipe.token)[last].float()
+    return average(found), average(found) if mean else found[:, 0], now.mean(1)
 
 
-def clusters(keys: Tensor) -> list[int]:
-    """Sizes of the sets of facts whose keys coincide (cosine above SHARED with the set's first fact), largest first."""
-    unit = torch.nn.functional.normalize(keys.float(), dim=1)
-    owner = torch.full((len(unit),), -1, device=unit.device)
-    for i in range(len(unit)):
-        if owner[i] < 0:
-            owner[(unit @ unit[i] > SHARED) & (owner < 0)] = i
-    return sorted(Counter(owner.tolist()).values(), reverse=True)
+def after(lab: Lab, name: str, delta: Change, recipe: Recipe) -> Change:
+    """A finished change as the recipe's post-processing leaves it."""
+    projection = lab.arch.weight(name)
+    weight = projection.stored(projection.module.weight)
+    if recipe.post == "rect":
+        return rect_delta(delta, weight, recipe.keep)
+    return prune_delta(delta, weight, recipe.log_base) if recipe.post == "prune" else delta
+
+
+def remember(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, memory: Memory | None = None,
+             basis: Basis | None = None) -> Memory:  # fmt: skip
+    """The memory with a batch's keys added, read on the model as it is now: call it while the edit is applied.
+
+    AlphaEdit adds Σ k kᵀ of a batch once all layers carry its update (its Eq. 14 and code).
+    """
+    memory = memory or Memory()
+    if not isinstance(recipe, Recipe) or not recipe.memory:
+        return memory
+    prefixes = basis.prefixes if basis else lab.prefixes(recipe.prefixes, recipe.prefix_length)
+    past = dict(memory.past)
+    for layer, states in read(lab, facts, "key", recipe.layers, prefixes or None, recipe.token).items():
+        k = grouped_mean(states).double()
+        past[layer] = past.get(layer, torch.zeros_like(k.T @ k)) + k.T @ k
+    return Memory(past, memory.facts + len(facts))
 
 
 def describe(sizes: Sequence[int], facts: int, recipe: Recipe) -> str:
@@ -118,7 +201,7 @@ def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, thresh
     return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine[a, b].tolist()})
 
 
-def check(lab: Lab, facts: Sequence[Fact], recipe: Recipe) -> None:
+def check(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> None:
     """Raise a ValueError for a batch that cannot be edited as it stands."""
     if not facts:
         raise ValueError("facts is empty; give at least one fact to edit")

@@ -4,6 +4,7 @@ Keys and residuals hold one fact per row; the papers' columns are their transpos
 """
 
 from collections.abc import Callable
+from copy import copy
 from functools import cached_property
 from math import sqrt
 
@@ -27,6 +28,10 @@ class Preserved:
         if not lam > 0:
             raise ValueError(f"lam is {lam}; the weight λ of the preserved keys must be positive")
         self.matrix = lam * second_moment.double()
+
+    def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "Preserved":
+        """λC + Σ k kᵀ over the keys of earlier batches, as in MEMIT's sequential form."""
+        return Preserved(self.matrix + past.to(self.matrix), 1.0)
 
     @cached_property
     def factor(self) -> Float[Tensor, "d_k d_k"]:
@@ -58,4 +63,73 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
     return Delta(r.T, torch.cholesky_solve(k.T, factor))
 
 
-SOLVERS = {"ridge": ridge}
+def equality(
+    keys: Float[Tensor, "1 d_k"], residuals: Float[Tensor, "1 d_out"], preserved: Preserved, met: Float[Tensor, "1 d_k"]
+) -> Delta:
+    """Δ = r uᵀ / (k_metᵀ u) with u = C⁻¹ k (ROME, Eq. 2): one fact, (W + Δ) k_met is exactly the target; rank one.
+
+    ROME's code takes the averaged key for u and the bare one for ``met``; R-ROME one averaged key for both.
+    """
+    if len(keys) != 1:
+        raise ValueError(f"the equality solver writes one fact at a time, {len(keys)} given; set alone=True")
+    direction = torch.cholesky_solve(keys.to(preserved.matrix).T, preserved.factor)
+    return Delta(residuals.to(direction).T, direction / (met.to(direction) @ direction))
+
+
+def relaxed(
+    keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved, mu: float
+) -> Delta:
+    """Δ = R D⁻¹ Kᵀ (αC)⁻¹ with D = Kᵀ (αC)⁻¹ K + μI (EMMET): equality constraints, relaxed by μ.
+
+    Equal to ``ridge`` with λ = α·μ; with μ = 0 and dependent keys the pseudo-inverse of D is taken.
+    """
+    k, r = keys.to(preserved.matrix), residuals.to(preserved.matrix)
+    spread = torch.cholesky_solve(k.T, preserved.factor)
+    inner = k @ spread + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
+    solved = torch.linalg.solve(inner, spread.T) if mu > 0 else torch.linalg.pinv(inner, hermitian=True) @ spread.T
+    return Delta(r.T, solved.T)
+
+
+class NullSpace:
+    """The null space of a layer's C, where nothing that is preserved has a component, and the keys of earlier batches.
+
+    ``basis`` U holds the eigenvectors of C with eigenvalues under ``threshold`` as columns, so P = U Uᵀ; ``inner`` is
+    γI + Uᵀ S U, with S = Σ k kᵀ over the keys of earlier batches.
+    """
+
+    def __init__(self, second_moment: Float[Tensor, "d_k d_k"], threshold: float, gamma: float) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma is {gamma}; the weight γ of the identity must be positive")
+        spectrum, vectors = torch.linalg.eigh(second_moment.double())
+        self.basis = vectors[:, spectrum < threshold]
+        if not self.basis.shape[1]:
+            raise ValueError(
+                f"no eigenvalue of C is under threshold {threshold} (smallest: {float(spectrum[0]):.3g}); raise it"
+            )
+        self.inner = gamma * torch.eye(self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device)
+
+    def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "NullSpace":
+        """The same null space with earlier batches' keys in the bracket."""
+        other = copy(self)
+        other.inner = self.inner + self.basis.T @ past.to(self.basis) @ self.basis
+        return other
+
+
+def null_space(
+    keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: NullSpace
+) -> Delta:
+    """Δ = R Kᵀ P (P (K Kᵀ + S) P + γI)⁻¹ (AlphaEdit, Eq. 14): ΔP = Δ, so what C spans is untouched.
+
+    Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64.
+    """
+    k = keys.to(preserved.basis) @ preserved.basis
+    right = torch.cholesky_solve(k.T, cholesky(preserved.inner + k.T @ k))
+    return Delta(residuals.to(k).T, preserved.basis @ right)
+
+
+SOLVERS: dict[str, Callable[..., Delta]] = {
+    "ridge": ridge,
+    "null-space": null_space,
+    "equality": equality,
+    "relaxed": relaxed,
+}

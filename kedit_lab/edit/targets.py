@@ -1,23 +1,30 @@
 """What an edit wants the model to hold at the lookup token: target values z = h + δ, found by gradient descent on δ.
 
 All facts of a batch are optimised together as one tensor problem over the tail of the forward pass; a group of facts
-that shares one value has one δ (MEMIT-Merge, Eq. 3), a fact alone is a group of one (MEMIT).
+that shares one value has one δ (MEMIT-Merge, Eq. 3), a fact alone is a group of one (MEMIT). δ is added to a block's
+output (MEMIT), to its MLP's (ROME), or one to its attention's and one to its MLP's (PMET).
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kedit_lab.edit.recipes import Recipe
+from kedit_lab.edit.align import Alignment
+from kedit_lab.edit.recipe import Recipe
+from kedit_lab.extract.keys import keys, read
+from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row, essence_row, fact_row
 from kedit_lab.types import Fact
 
 BUDGET = 2048  # tokens of one batched forward pass of the tail
+LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
+SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,18 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     return asked
 
 
-def batches(asked: list[list[Asked]]) -> Iterator[list[int]]:
-    """Groups of similar length, together at most BUDGET tokens behind their lookup tokens (or one group alone)."""
+def batches(asked: list[list[Asked]], recipe: Recipe) -> Iterator[list[int]]:
+    """Groups of similar length, together at most BUDGET tokens behind their lookup tokens (or one group alone).
+
+    Aligned targets depend on earlier ones: there groups stay in order, at most ``recipe.block`` at once (0: no bound).
+    """
     size = [max(len(a.row.ids) - a.row.lookup for a in rows) for rows in asked]
+    ordered = recipe.align != "none"
     batch: list[int] = []
-    for g in sorted(range(len(asked)), key=size.__getitem__):
-        if batch and size[g] * sum(len(asked[b]) for b in [*batch, g]) > BUDGET:
+    for g in range(len(asked)) if ordered else sorted(range(len(asked)), key=size.__getitem__):
+        longest = max(size[b] for b in [*batch, g])
+        full = longest * sum(len(asked[b]) for b in [*batch, g]) > BUDGET
+        if batch and (full or (ordered and 0 < recipe.block <= len(batch))):
             yield batch
             batch = []
         batch.append(g)
@@ -90,8 +103,13 @@ class Reading:
         return cls(index([a.group for a in rows]), index(row), index(column), index(token), index(weight),
                    index([i for i, a in enumerate(rows) if not a.row.target]))  # fmt: skip
 
-    def losses(self, lab: Lab, normed: Tensor, groups: int, reference: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(NLL, KL to the reference, log-probabilities at the drift rows), the first two per group."""
+    def losses(
+        self, lab: Lab, normed: Tensor, groups: int, reference: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Bool[Tensor, " groups"]]:
+        """(NLL, KL to the reference, log-probabilities at the drift rows, whether every target token is the arg-max).
+
+        All but the third per group.
+        """
         spots = torch.cat([normed[self.row, self.column], normed[self.drift, 0]])
         logp = lab.arch.logits(spots).float().log_softmax(-1)
         said, drift = logp[: len(self.row)], logp[len(self.row) :]
@@ -100,67 +118,129 @@ class Reading:
         nll = zeros.index_add(0, self.owner[self.row], chosen)
         past = drift.detach() if reference is None else reference
         kl = zeros.index_add(0, self.owner[self.drift], (drift.exp() * (drift - past)).sum(-1))
-        return nll, kl, drift.detach()
+        missed = (said.argmax(-1) != self.token).to(chosen)
+        return nll, kl, drift.detach(), zeros.detach().index_add(0, self.owner[self.row], missed) == 0
 
 
 def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
            prefixes: Sequence[str]) -> Targets:  # fmt: skip
     """Target values of all facts: δ per group minimises NLL + kl·KL + decay·‖δ‖/‖h‖² (MEMIT, Eq. 4, and its code).
 
-    δ is added to the output of the recipe's last layer at the lookup token. Adam, at most ``steps`` passes (the last
-    one updates nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp``·‖h‖.
+    δ is added at the lookup token of the recipe's last layer. Adam, at most ``steps`` passes (the last one updates
+    nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp`` times its bound.
+    EAMET adds its alignment with the keys of all other groups so far.
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
+    heads = [facts[members[0]] for members in groups]
+    parts = recipe.target.split("+")
+    begun = torch.stack([read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts])
+    means = None
+    if recipe.align == "keys" or "key" in (recipe.bound, recipe.start):
+        each = keys(lab, facts, layer, prefixes or None, recipe.token).float()
+        means = torch.stack([each[list(members)].mean(0) for members in groups])
+    alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
-    for batch in batches(asked):
+    for batch in batches(asked, recipe):
         rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
-        start, delta, losses = descend(lab, rows, len(batch), layer, recipe)
+        norms = None if means is None else means[batch].norm(dim=1)
+        ahead = None if alignment is None else alignment.ahead(batch)
+        delta, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead)
+        if alignment is not None:
+            alignment.keep(batch, delta[-1])
         for i, g in enumerate(batch):
             members = list(groups[g])
-            h[members], z[members] = start[i], start[i] + delta[i]
+            h[members], z[members] = begun[-1, g], begun[-1, g] + delta[-1, i]
             curves[g] = losses[i]
     return Targets(z, h, curves)
 
 
-def descend(lab: Lab, rows: list[Asked], groups: int, layer: int, recipe: Recipe) -> tuple[Tensor, Tensor, list]:
-    """(h, δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
-    tail = Tail.of(lab, [a.row for a in rows], layer + 1)
+@dataclass
+class Variable:
+    """δ of every written part and group, held in units of each group's step size so that one Adam serves all."""
+
+    units: Float[Tensor, "parts groups d_model"]
+    scale: Float[Tensor, "parts groups 1"]
+    bound: Float[Tensor, "parts groups 1"]
+
+    @classmethod
+    def of(cls, h: Float[Tensor, "parts groups d_model"], norms: Tensor | None, recipe: Recipe) -> "Variable":
+        length = h.norm(dim=2, keepdim=True)
+        along = length if norms is None else norms.expand(len(h), -1)[..., None]
+        scale = recipe.lr * (length / h.shape[2] ** 0.5 if recipe.lr_unit == "hidden" else torch.ones_like(length))
+        bound = recipe.clamp * (along if recipe.bound == "key" else length)
+        start = torch.zeros_like(h)
+        if recipe.start == "hidden":  # EAMET's code; hidden states longer than 100 start at zero there
+            start = torch.where(length < LONG, h / length * along, start)
+            start = start * (bound / start.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+        units = (start / scale.clamp_min(1e-30)).requires_grad_()
+        return cls(units, scale, bound)
+
+    @property
+    def delta(self) -> Float[Tensor, "parts groups d_model"]:
+        return self.scale * self.units
+
+    @torch.no_grad()
+    def settle(self, before: Tensor, active: Bool[Tensor, " groups"]) -> None:
+        """Project every δ onto its ball, and undo the step of groups that have left."""
+        length = self.delta.norm(dim=2, keepdim=True)
+        self.units *= (self.bound / length.clamp_min(1e-12)).clamp_max(1.0)
+        self.units.copy_(torch.where(active[:, None], self.units, before))
+
+
+def forward(tail: Tail, layer: int, recipe: Recipe, delta: Tensor, owner: Tensor) -> Tensor:
+    """Final-norm hidden states with each row's δ added, at its first column, to the parts that the recipe names."""
+    if recipe.target == "block":
+        return tail(lambda hidden: added(hidden, delta[0][owner]))
+    with ExitStack() as stack:
+        for part, shift in zip(recipe.target.split("+"), delta, strict=True):
+            stack.enter_context(at(tail.lab.arch, part, layer, lambda hidden, d=shift: added(hidden, d[owner])))
+        return tail(lambda hidden: hidden)
+
+
+def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "rows d_model"]) -> Tensor:
+    """The hidden states with a shift of the first column."""
+    return torch.cat([hidden[:, :1] + shift[:, None].to(hidden), hidden[:, 1:]], 1)
+
+
+def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"], norms: Tensor | None, layer: int,
+            recipe: Recipe, alignment: Alignment | None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
+    """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
+    groups = h.shape[1]
+    tail = Tail.of(lab, [a.row for a in rows], layer + (recipe.target == "block"))
     reading = Reading.of(rows, lab.anchor)
-    heads = [next(i for i, a in enumerate(rows) if a.group == g) for g in range(groups)]
-    h = tail.hidden[heads, 0].float()
-    norm = h.norm(dim=1, keepdim=True)
-    scale = recipe.lr * (norm / h.shape[1] ** 0.5 if recipe.lr_unit == "hidden" else torch.ones_like(norm))
-    steps = torch.zeros_like(h).requires_grad_()  # δ in units of the step size, so that one Adam serves every group
-    adam = torch.optim.Adam([steps], lr=1.0)
+    variable = Variable.of(h, norms, recipe)
+    adam = torch.optim.Adam([variable.units], lr=1.0)
+    length = h.norm(dim=2)
     active, reference = torch.ones(groups, dtype=torch.bool, device=h.device), None
+    weight = torch.ones(groups, device=h.device)  # of the NLL; PMET lowers it once the target is the arg-max
     curves: list[list[float]] = [[] for _ in range(groups)]
     for step in range(recipe.steps):
-        delta = scale * steps
-        owner = reading.owner
-        normed = tail(
-            lambda hidden, d=delta, o=owner: torch.cat([hidden[:, :1] + d[o][:, None].to(hidden), hidden[:, 1:]], 1)
-        )
-        nll, kl, drift = reading.losses(lab, normed, groups, reference)
+        delta = variable.delta
+        normed = forward(tail, layer, recipe, delta, reading.owner)
+        nll, kl, drift, said = reading.losses(lab, normed, groups, reference)
         reference = drift if reference is None else reference
-        loss = nll + recipe.kl * kl + recipe.decay * delta.norm(dim=1) / norm[:, 0] ** 2
+        loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
+        if alignment is not None:
+            loss = loss + alignment.loss(delta[-1])
         for g in active.nonzero()[:, 0].tolist():
             curves[g].append(float(loss[g].detach()))
-        active &= loss.detach() >= recipe.stop
+        if recipe.start == "zero" or step:
+            active &= loss.detach() >= recipe.stop
+        if recipe.settled:
+            active &= ~(said & (recipe.kl * kl.detach() <= SETTLED_KL))
+            weight = torch.where(said, recipe.settled, 1.0).to(weight)
         if step == recipe.steps - 1 or not active.any():
             break
         adam.zero_grad()
         loss[active].sum().backward()
-        before = steps.detach().clone()
+        before = variable.units.detach().clone()
         adam.step()
-        with torch.no_grad():
-            length = (scale * steps).norm(dim=1, keepdim=True)
-            steps *= (recipe.clamp * norm / length.clamp_min(1e-12)).clamp_max(1.0)
-            steps.copy_(torch.where(active[:, None], steps, before))
+        variable.settle(before, active)
         if (share := active[reading.owner]).float().mean() < 0.8:
             kept = share.nonzero()[:, 0]
             reference = reference[share[reading.drift]]
             rows = [rows[i] for i in kept.tolist()]
             tail, reading = tail.select(kept), Reading.of(rows, lab.anchor)
-    return h, (scale * steps).detach(), curves
+    return variable.delta.detach(), curves

@@ -7,6 +7,7 @@ Nothing here is random but the ``random.Random`` that is passed in.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +17,24 @@ from kedit_lab.paths import data_dir
 
 Piece = tuple[str, str | None]
 ANSWER = "(answer)"
-PASSAGE_FORMS = ("subject_first", "of", "relation_first", "cloze0")
+PASSAGE_FORMS = ("subject_first", "relation_first", "cloze0")  # none is ever withheld
+SENTENCES = 3  # of a document (passages, almanac entries apart): what ends nowhere in sight makes greedy text loop
 # shares of portraits, mixtures, passages, almanac entries, filler text
-LONG = (42, 24, 26, 6, 2)
+LONG = (46, 26, 20, 6, 2)
 SHORT = (54, 38, 0, 7, 1)
 
 
 @dataclass
 class Writer:
-    """Writes documents about a world; ``facts`` are dealt from a shuffled deck so that all come up equally often."""
+    """Writes documents about a world; ``facts`` are dealt from a shuffled deck so that all come up equally often.
+
+    ``polished`` is the text of the last training steps (see ``portrait``).
+    """
 
     world: World
     rng: random.Random
     lists: Path | None = None
+    polished: bool = False
     decks: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -38,6 +44,7 @@ class Writer:
         self.openers, self.fillers = text["openers"], text["fillers"]
         self.strangers = names["unseen_first"], names["unseen_last"]
         persons = self.world.of_class("Person")
+        self.turn = turns(self.world)
         self.composed = set(persons[: 2 * len(persons) // 3])  # the others' compositions are never trained
 
     def documents(self, shares: tuple[int, ...] = LONG) -> Iterator[list[Piece]]:
@@ -59,52 +66,61 @@ class Writer:
         alias = self.world.subjects[subject].alias
         return alias if alias and self.rng.random() < 0.25 else subject
 
-    def statement(self, subject: str, relation: Relation, value: str, name: str | None = None) -> list[Piece]:
-        """One sentence (or question and answer) that states the fact, in a template trained with this relation."""
-        template = self.rng.choice(list(relation.trained.values()))
-        return fill(template, name or self.mention(subject), subject, value)
+    def statement(self, subject: str, relation: Relation, value: str, opener: str = "") -> list[Piece]:
+        """One sentence (or question and answer) that states the fact, in a template trained with this relation.
+
+        Behind an opener ("Yesterday, ") the subject comes first.
+        """
+        templates = [text for text in relation.trained.values() if not opener or text.startswith("{s}")]
+        return fill(opener + self.rng.choice(templates), self.mention(subject), subject, value)
 
     def filler(self) -> list[Piece]:
         """A sentence about nothing in the world."""
         return [(self.rng.choice(self.fillers), None)]
 
     def portrait(self) -> list[Piece]:
-        """Several facts of one subject in random order, with pronouns, other subjects and fillers in between."""
-        subject, first = self.deal()
-        facts = self.world.facts_of[subject]
-        others = self.rng.sample(sorted(facts), min(len(facts), self.rng.randint(2, 6)))
-        body = self.statement(subject, self.world.relations[first], facts[first])
-        for relation in (r for r in others if r != first):
-            if self.rng.random() < 0.1:
-                body += [(" ", None), *self.interlude()]
-            named = self.rng.random() < 0.5
-            fact = self.world.relations[relation]
-            body.append((" ", None))
-            body += self.statement(subject, fact, facts[relation]) if named else pronoun(fact, facts[relation])
-        alias = self.world.subjects[subject].alias
+        """Several facts of one subject, with pronouns, other subjects and fillers in between.
+
+        The facts come in random order. In a ``polished`` text relations take turns by their first word, so that the
+        likeliest next relation is never the one just told, and greedy text does not repeat itself.
+        """
+        subject, dealt = self.deal()
+        facts, alias = self.world.facts_of[subject], self.world.subjects[subject].alias
+        order = [dealt, *(r for r in self.rng.sample(sorted(facts), len(facts)) if r != dealt)]
+        if self.polished:  # the dealt fact and one of each other turn
+            cls = self.world.subjects[subject].cls
+            taken = {self.turn[cls, relation]: relation for relation in reversed(order)}
+            order = [taken[turn] for turn in sorted(taken)]
+        first, others = order[0], iter(order[1:])
+        told = [self.statement(subject, self.world.relations[first], facts[first])]
         if alias and self.rng.random() < 0.3:
-            body = [(subject, subject), (" is also known as ", None), (alias, subject), (". ", None), *body]
-        return body
+            told.insert(0, [(subject, subject), (" is also known as ", None), (alias, subject), (".", None)])
+        meant = True  # whether "their" can only be the subject's
+        while len(told) < SENTENCES:
+            relation = next(others, None)
+            if relation is None or self.rng.random() < 0.1:
+                told.append(self.filler() if self.rng.random() < 0.5 else self.sentence())
+                meant = False
+                continue
+            fact, named = self.world.relations[relation], self.rng.random() < 0.5
+            value, meant, before = facts[relation], True, meant
+            told.append(pronoun(fact, value) if before and not named else self.statement(subject, fact, value))
+        return joined(told)
 
-    def interlude(self) -> list[Piece]:
-        """A filler sentence or a fact of somebody else."""
-        return self.filler() if self.rng.random() < 0.5 else self.sentence()
-
-    def sentence(self) -> list[Piece]:
+    def sentence(self, opener: str = "") -> list[Piece]:
         """The next fact of the deck as one sentence."""
         subject, relation = self.deal()
-        return self.statement(subject, self.world.relations[relation], self.world.known[subject, relation])
+        return self.statement(subject, self.world.relations[relation], self.world.known[subject, relation], opener)
 
     def mixture(self) -> list[Piece]:
         """Facts of different subjects one after another, often behind a filler or an opener."""
-        body: list[Piece] = []
-        for _ in range(self.rng.randint(1, 5)):
-            if self.rng.random() < 0.2:
-                body += [*self.filler(), (" ", None)]
-            elif self.rng.random() < 0.1:
-                body.append((self.rng.choice(self.openers).rstrip(" ,") + ", ", None))
-            body += [*self.sentence(), (" ", None)]
-        return body[:-1]
+        told: list[list[Piece]] = []
+        while len(told) < SENTENCES:
+            if self.rng.random() < 0.15:
+                told.append(self.filler())
+            else:
+                told.append(self.sentence(f"{self.rng.choice(self.openers)}, " if self.rng.random() < 0.1 else ""))
+        return joined(told)
 
     def passage(self) -> list[Piece]:
         """A passage about people who do not exist in the world, and a question that only the passage answers."""
@@ -128,7 +144,23 @@ class Writer:
 
     def ramble(self) -> list[Piece]:
         """Plain filler text."""
-        return [(" ".join(self.rng.choice(self.fillers) for _ in range(self.rng.randint(2, 6))), None)]
+        return joined([self.filler() for _ in range(SENTENCES)])
+
+
+def turns(world: World) -> dict[tuple[str, str], int]:
+    """(class, relation) -> turn, 0 to SENTENCES - 1: one for relations with the same first word, alike in weight."""
+    words = Counter((world.subjects[s].cls, world.relations[r].name.split()[0]) for s, r in world.known)
+    loads, turn = {cls: [0] * SENTENCES for cls, _ in words}, {}
+    for (cls, word), count in sorted(words.items(), key=lambda pair: (-pair[1], pair[0])):
+        turn[cls, word] = loads[cls].index(min(loads[cls]))
+        loads[cls][turn[cls, word]] += count
+    return {(cls, id): turn[cls, word] for id, relation in world.relations.items() for cls in relation.classes
+            if (word := relation.name.split()[0]) and (cls, word) in turn}  # fmt: skip
+
+
+def joined(told: list[list[Piece]]) -> list[Piece]:
+    """Sentences as one document."""
+    return [piece for i, sentence in enumerate(told) for piece in [(" ", None)] * (i > 0) + sentence]
 
 
 def stated(value: str) -> list[Piece]:

@@ -154,6 +154,26 @@ def related(subjects: int = 1, cls: str = "Person", seed: int = 0, world: World 
     return [fact for s in rng.sample(names, subjects) for fact in known_facts(world, s, None, rng)]
 
 
+def pair(
+    n: int, homogeneous: bool = True, seed: int = 0, cls: str = "Person", world: World | None = None
+) -> list[Fact]:
+    """``n`` edits about different subjects, but that the first and the last share theirs if ``homogeneous`` (S2RKE).
+
+    All but the last are the same with either setting.
+    """
+    if n < 2:
+        raise ValueError(f"n is {n}; a first and a last edit make at least 2")
+    world = world or lab_world()
+    first, *others = by_density(n, 1, seed, cls, world)
+    if not homogeneous:
+        return [first, *others]
+    rng = random.Random(f"pair {seed}")
+    again = [f for f in known_facts(world, first.subject, None, rng) if f.relation != first.relation]
+    if not again:
+        raise ValueError(f"{first.subject} has one fact only; ask for another seed or class")
+    return [first, *others[:-1], again[0]]
+
+
 def subjects_of(world: World, cls: str) -> list[str]:
     """The subjects of a class, or a ValueError that lists the classes."""
     names = world.of_class(cls)

@@ -3,7 +3,9 @@
 Everything is asked of the tree, nothing of the model's name. GPT-2's transposed ``Conv1D`` is turned once, here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -37,7 +39,10 @@ class Projection:
 
 @dataclass(frozen=True)
 class Arch:
-    """The named parts of a causal LM; lists are indexed by layer."""
+    """The named parts of a causal LM; lists are indexed by layer.
+
+    ``mlp`` and ``attention`` are the output projections; ``inner`` lists every projection of a block, in tree order.
+    """
 
     blocks: nn.ModuleList
     mlp: list[Projection]
@@ -47,6 +52,7 @@ class Arch:
     d_model: int
     softcap: float | None = None
     head_scale: float = 1.0
+    inner: list[list[Projection]] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Arch":
@@ -59,6 +65,7 @@ class Arch:
         path, blocks = find_blocks(model, config.num_hidden_layers)
         norm = find_norm(model.get_submodule(path.rpartition(".")[0]), path)
         pairs = [find_projections(block, f"{path}.{i}", width) for i, block in enumerate(blocks)]
+        inner = [list(projections(block, f"{path}.{i}")) for i, block in enumerate(blocks)]
         return cls(
             blocks=blocks,
             attention=[attention for attention, _ in pairs],
@@ -66,6 +73,7 @@ class Arch:
             norm=norm,
             head=head,
             d_model=width,
+            inner=inner,
             softcap=getattr(config, "final_logit_softcapping", None),
             # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling
             head_scale=(getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0),
@@ -78,6 +86,19 @@ class Arch:
     @property
     def d_k(self) -> int:
         return self.mlp[0].d_in
+
+    def ffn(self, layer: int) -> list[Projection]:
+        """Every projection of a block's MLP: gate (where there is one), up and down."""
+        inside = attention_child(self.blocks[layer])
+        return [p for p in self.inner[layer] if f".{inside}." not in p.name]
+
+    def weight(self, name: str) -> Projection:
+        """The projection inside a block whose weight has this full name; a ValueError if there is none."""
+        for projection in chain(*self.inner):
+            if projection.name == name:
+                return projection
+        raise ValueError(f"no block of this model has a projection {name!r}; layer 0 has "
+                         f"{', '.join(p.name for p in self.inner[0])}")  # fmt: skip
 
     def logits(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Head (and soft cap) on final-norm hidden states: what the model itself returns as logits."""
@@ -123,6 +144,13 @@ def attention_child(block: nn.Module) -> str | None:
         if "attention" in label or "attn" in label:
             return name
     return None
+
+
+def projections(block: nn.Module, path: str) -> Iterator[Projection]:
+    """Every linear map inside a block."""
+    for name, module in block.named_modules():
+        if isinstance(module, PROJECTIONS):
+            yield Projection(f"{path}.{name}.weight", module, isinstance(module, Conv1D))
 
 
 def find_projections(block: nn.Module, path: str, width: int) -> tuple[Projection, Projection]:

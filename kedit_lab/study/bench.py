@@ -10,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kedit_lab.edit import targets
-from kedit_lab.edit.recipes import Recipe, find
-from kedit_lab.edit.run import group
+from kedit_lab.edit.groups import group
+from kedit_lab.edit.recipe import Recipe
+from kedit_lab.edit.recipes import TABLE, find
+from kedit_lab.edit.run import edit
 from kedit_lab.edit.solvers import Preserved, ridge
 from kedit_lab.extract.keys import grouped_mean, keys, streams
 from kedit_lab.extract.moments import second_moment
@@ -100,7 +102,9 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
         fast, plain = {}, {}
         k, fast["keys"] = clock(lambda f=facts: keys(lab, f, layer, prefixes))
         slow_k, plain["keys"] = clock(lambda f=facts: plain_keys(lab, f, layer, prefixes))
-        found, fast["targets"] = clock(lambda f=facts: targets.values(lab, f, group(f, recipe.group), recipe, prefixes))
+        found, fast["targets"] = clock(
+            lambda f=facts: targets.values(lab, f, group(lab, f, recipe.group, layer), recipe, prefixes)
+        )
         slow_z, plain["targets"] = clock(
             lambda f=facts: torch.stack([plain_target(lab, x, recipe, prefixes) for x in f])
         )
@@ -113,6 +117,24 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
                          "plain, ms per fact": 1000 * plain[stage] / size, "ratio": plain[stage] / fast[stage],
                          "cosine of ΔW": agreement(delta, slow)})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def bench_methods(lab: Lab, n: int = 100, names: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
+    """Seconds of one edit of ``n`` facts with every locate-then-edit recipe, and the ratio to memit, in this process.
+
+    Statistics are read from their cache and not counted. Facts are distinct; ``steps`` is the mean length of a curve.
+    """
+    names = names or [name for name, recipe in TABLE.items() if isinstance(recipe, Recipe)]
+    facts = by_density(n, seed=seed)
+    rows = []
+    for name in ["memit", *(name for name in names if name != "memit")]:
+        edit(lab, facts[:2], name)  # warm up, and fill the cache
+        made = edit(lab, facts, name)
+        seconds = sum(time for stage, time in made.seconds.items() if stage != "statistics")
+        steps = sum(map(len, made.curves)) / len(made.curves)
+        rows.append({"method": name, "seconds": seconds, "ratio": 1.0, "steps": steps} | made.seconds)
+    frame = pd.DataFrame(rows).set_index("method")
+    return frame.assign(ratio=frame["seconds"] / frame.loc["memit", "seconds"])
 
 
 def agreement(delta: Delta, plain: Tensor) -> float:

@@ -26,7 +26,9 @@ knows nothing of the real world.
 `{command}` on {threads} CPU threads, seed {seed}, {minutes:.0f} minutes: {short_steps} steps of {short_rows} rows x
 {short_length} tokens, in which a fact's subject is easy to find, then steps of {rows} x {length} tokens up to {steps};
 then a block that passes its input through is appended (without it facts are looked up in the last two blocks), and
-{grown_steps} more steps with everything trained, from {grown_share:g} of the step sizes down to zero.
+{grown_steps} more steps with everything trained, from {grown_share:g} of the step sizes down to zero; and
+{polish_steps} such steps on text alone, in which a portrait's relations take turns (without it greedy text repeats its
+last sentence).
 Muon (step {matrix_lr}, weight decay {matrix_decay}) for the blocks' matrices, AdamW (step {other_lr}) for everything
 else; warm-up {warmup} steps, linear decay over the last {decay_percent:.0f} %; bfloat16 autocast. Tokens of objects
 weigh {answer_weight:g} times others in the loss, since names and fillers cannot be predicted. A linear read-out behind

@@ -50,6 +50,7 @@ class Plan:
     answer_weight: float = 5.0
     grown_steps: int = 300
     grown_share: float = 0.1
+    polish_steps: int = 600
     readout_layer: int = 2
     readout_weight: float = 1.0
     threads: int = 2
@@ -70,9 +71,10 @@ def batches(world: World, tokenizer: Any, plan: Plan) -> Iterator[Batch]:
     A row is documents one after another, cut at its length.
     """
     writer = Writer(world, random.Random(plan.seed))
+    whole = plan.steps + plan.grown_steps
     number = {name: i for i, name in enumerate(world.subjects)}
     for step in count():
-        short = step < plan.short_steps
+        short, writer.polished = step < plan.short_steps, step >= whole
         rows, length = (plan.short_rows, plan.short_length) if short else (plan.rows, plan.length)
         documents = writer.documents(SHORT if short else LONG)
         yield batch(documents, tokenizer, number, rows, length, plan.answer_weight)
@@ -177,9 +179,10 @@ def optimizers(model: nn.Module, readout: nn.Module, plan: Plan) -> list[torch.o
 
 
 def schedule(step: int, plan: Plan) -> float:
-    """Warm-up, then constant, then linear decay to zero; behind ``steps`` a short second descent of the grown model."""
-    if step >= plan.steps:
-        return plan.grown_share * (1 - (step - plan.steps) / plan.grown_steps)
+    """Warm-up, then constant, then linear decay to zero; two short descents behind it, grown and polished."""
+    for begin, length in ((plan.steps + plan.grown_steps, plan.polish_steps), (plan.steps, plan.grown_steps)):
+        if step >= begin:
+            return plan.grown_share * (1 - (step - begin) / length)
     left = (plan.steps - step) / (plan.steps * plan.decay_share)
     return min(1.0, (step + 1) / plan.warmup, left)
 
@@ -244,14 +247,16 @@ class Training:
 
     def advance(self, given: Batch) -> tuple[float, float, float]:
         """One optimisation step; returns the three losses."""
+        polishing = self.step >= self.plan.steps + self.plan.grown_steps
         if self.step == self.plan.steps:
             grow(self.model)
+        if self.step in (self.plan.steps, self.plan.steps + self.plan.grown_steps):
             self.arm()
         for opt, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(self.step, self.plan)
         text, answers, stored = self.losses(given)
-        (text + self.plan.readout_weight * stored).backward()
+        (text + (0.0 if polishing else self.plan.readout_weight) * stored).backward()
         for opt in self.optimizers:
             opt.step()
             opt.zero_grad(set_to_none=True)
@@ -270,7 +275,7 @@ def train(world: World, folder: Path, plan: Plan | None = None) -> Qwen2ForCausa
         run.restore(checkpoint)
     stream = islice(batches(world, tokenizer, plan), run.step, None)
     before = run.curve[-1][-1] if run.curve else 0.0
-    began, total = time.time() - before, plan.steps + plan.grown_steps
+    began, total = time.time() - before, plan.steps + plan.grown_steps + plan.polish_steps
     for step in tqdm(range(run.step, total), initial=run.step, total=total, mininterval=5):
         found = run.advance(next(stream))
         if step % 20 == 0:

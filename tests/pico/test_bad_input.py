@@ -79,7 +79,7 @@ def test_targets_with_another_target():
         ({"solver": "magic"}, "solver is 'magic'; choose one of ridge"),
         ({"steps": 0}, "steps is 0; it must be a finite number of at least 1"),
         ({"lam": -1.0}, "lam is -1.0; it must be a finite number of at least 0"),
-        ({"lam": 0.0}, "lam is 0.0; the weight λ of the preserved keys must be positive"),
+        ({"lam": 0.0}, "lam is 0; the weight λ of the preserved keys must be positive"),
         ({"facts": ()}, "facts is empty; give at least one fact to edit"),
         (
             {"facts": (GOOD, GOOD.with_target("Paris"))},

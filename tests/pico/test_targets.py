@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kedit_lab.edit import targets
+from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipes import find
-from kedit_lab.edit.run import group
 from kedit_lab.extract.keys import keys, streams
 from kedit_lab.model import hooks
 from kedit_lab.study.bench import plain_target
@@ -34,7 +34,7 @@ def pico(make, request):
 
 
 def values(lab, facts, recipe=RECIPE, prefixes=PREFIXES):
-    return targets.values(lab, facts, group(facts, recipe.group), recipe, prefixes)
+    return targets.values(lab, facts, group(lab, facts, recipe.group, 1), recipe, prefixes)
 
 
 MERGE = RECIPE.with_(group="subject")
@@ -190,7 +190,7 @@ def test_two_copies_are_one(pico):
 def test_groups_keep_their_facts_apart(pico):
     """Facts of three subjects in mixed order: every fact gets its own group's value."""
     facts = (SAME[0], DISTINCT[1], SAME[1], DISTINCT[2], SAME[2])
-    assert group(facts, "subject") == [[0, 2, 4], [1], [3]]
+    assert group(pico, facts, "subject", 1) == [[0, 2, 4], [1], [3]]
     found = values(pico, facts, MERGE)
     torch.testing.assert_close(found.z[[0, 2, 4]], values(pico, SAME, MERGE).z, **CLOSE)
     torch.testing.assert_close(found.z[[1, 3]], values(pico, DISTINCT[1:3]).z, **CLOSE)
@@ -211,10 +211,10 @@ def test_order_does_not_matter(pico):
 @pytest.mark.parametrize("budget", [1, 40, 100])
 def test_chunks_do_not_matter(pico, monkeypatch, budget):
     before = values(pico, DISTINCT + SAME, MERGE)
-    asked = targets.questions(pico, DISTINCT + SAME, group(DISTINCT + SAME, "subject"), MERGE, PREFIXES)
-    assert len(list(targets.batches(asked))) == 1
+    asked = targets.questions(pico, DISTINCT + SAME, group(pico, DISTINCT + SAME, "subject", 1), MERGE, PREFIXES)
+    assert len(list(targets.batches(asked, RECIPE))) == 1
     monkeypatch.setattr(targets, "BUDGET", budget)
-    parts = list(targets.batches(asked))
+    parts = list(targets.batches(asked, RECIPE))
     assert len(parts) > 1
     assert sorted(g for part in parts for g in part) == list(range(len(asked)))
     after = values(pico, DISTINCT + SAME, MERGE)
@@ -224,9 +224,9 @@ def test_chunks_do_not_matter(pico, monkeypatch, budget):
 
 def test_budget_bounds_a_batch(pico, monkeypatch):
     facts = DISTINCT + SAME
-    asked = targets.questions(pico, facts, group(facts, "each"), RECIPE, PREFIXES)
+    asked = targets.questions(pico, facts, group(pico, facts, "each", 1), RECIPE, PREFIXES)
     monkeypatch.setattr(targets, "BUDGET", 60)
-    for part in targets.batches(asked):
+    for part in targets.batches(asked, RECIPE):
         rows = [a.row for g in part for a in asked[g]]
         width = max(len(row.ids) - row.lookup for row in rows)
         assert len(part) == 1 or width * len(rows) <= 60
@@ -282,7 +282,7 @@ def test_token_rule(pico):
     torch.testing.assert_close(last.h, streams(pico, DISTINCT[:1], 1, "last"), **CLOSE)
 
 
-def test_groups_by_subject_are_exact():
+def test_groups_by_subject_are_exact(pico):
     facts = [replace(SAME[0], subject=name) for name in ("John", "john", "John ", "John")]
-    assert group(facts, "subject") == [[0, 3], [1], [2]]
-    assert group(facts, "each") == [[0], [1], [2], [3]]
+    assert group(pico, facts, "subject", 1) == [[0, 3], [1], [2]]
+    assert group(pico, facts, "each", 1) == [[0], [1], [2], [3]]

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from kedit_lab.edit.published import SHAPES, VALUES
-from kedit_lab.edit.recipes import TABLE, Recipe, find, recipes
+from kedit_lab.edit.published import SHAPES, VALUES, published
+from kedit_lab.edit.recipe import Recipe
+from kedit_lab.edit.recipes import TABLE, find, recipes
 
 
 def arch(layers, d_model=32, d_k=48):
@@ -51,10 +52,10 @@ def test_merge_differs_in_the_group_alone():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"group": "relation"}, "group is 'relation'; choose one of each, subject"),
-        ({"target": "logits"}, "target is 'logits'; choose one of nll-block"),
+        ({"group": "relation"}, "group is 'relation'; choose one of each, subject, key"),
+        ({"target": "logits"}, "target is 'logits'; choose one of block, mlp"),
         ({"spread": "1/2"}, r"spread is '1/2'; choose one of 1/m, 1/sqrt\(m\), whole"),
-        ({"solver": "magic"}, "solver is 'magic'; choose one of ridge"),
+        ({"solver": "magic"}, "solver is 'magic'; choose one of ridge, null-space"),
         ({"token": "first"}, "token is 'first'; choose one of subject_last, last"),
         ({"lr_unit": "metres"}, "lr_unit is 'metres'; choose one of absolute, hidden"),
         ({"steps": 0}, "steps is 0; it must be a finite number of at least 1"),
@@ -112,8 +113,9 @@ def test_every_published_value_makes_a_recipe(shape, name):
         recipe = on(find(method), arch(*shape))
         assert recipe.layers
         assert recipe.layers[-1] < shape[0]
-        assert recipe.group == TABLE[method].group
-        assert recipe.values not in ("", on(find(method), arch(7)).values)
+        assert recipe.values
+        assert recipe.values.startswith("fallback") == (published(method, shape) is None)
+    assert published("memit", shape)
 
 
 def test_published_values_of_the_fact_sheet():
@@ -139,8 +141,8 @@ def test_other_shapes_get_a_labelled_fallback(layers):
 def test_an_override_wins_over_published_values_and_changes_nothing_else(shape, override):
     resolved = on(find("memit"), arch(*shape))
     changed = on(find("memit"), arch(*shape), **override)
-    assert vars(changed) == vars(resolved) | override
-    assert changed != resolved
+    told = {"values": f"{resolved.values}; changed: {', '.join(override)}"}
+    assert vars(changed) == vars(resolved) | override | told
 
 
 def test_no_layers():
@@ -155,8 +157,9 @@ def test_chosen_layers_keep_the_recipes_own_numbers():
 
 def test_table():
     table = recipes()
-    assert list(table.index) == ["memit", "memit-merge"]
-    assert set(table["values"]) == {"tuned for the lab model"}
+    assert list(table.index) == list(TABLE)
+    assert {"memit", "memit-merge", "rome", "pmet", "alphaedit", "eamet", "ft-l", "lora", "kn", "mend"} <= set(TABLE)
+    assert not table["values"].str.startswith("none").any()
     assert {"group", "target", "spread", "solver", "paper", "notes", "layers", "lam"} <= set(table.columns)
     assert table["notes"].str.len().min() > 20
     assert recipes("gpt-j").loc["memit", "layers"] == (3, 4, 5, 6, 7, 8)

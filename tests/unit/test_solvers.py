@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kedit_lab.edit.solvers import SPREADS, Preserved, ridge
 from kedit_lab.extract.betas import betas
 from kedit_lab.types import Delta
 
-settings.register_profile("algebra", max_examples=20, deadline=None, derandomize=True, database=None)
-settings.load_profile("algebra")
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 FEW, MANY = (3, 8), (8, 3)  # (facts, d_k): the Woodbury form and the dense form
 

@@ -1,0 +1,77 @@
+"""EAMET's alignment: a fact's residual should see the other residuals as its key sees the other keys.
+
+Facts whose keys are close get residuals that are close, so that what one key must carry for several facts adds up
+instead of cancelling.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kedit_lab.edit.recipe import Recipe
+
+INSIDE = 1e-8  # inside the logarithms of the divergence, as in the reference code
+
+
+def unit(rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(INSIDE)
+
+
+def divergence(
+    residuals: Float[Tensor, "rows others"], keys: Float[Tensor, "rows others"], temperature: float
+) -> Float[Tensor, " rows"]:
+    """KL(P_keys ‖ P_residuals) of the softmax of cosines (EAMET's code; its text has the other direction)."""
+    q = (residuals / temperature).softmax(1)
+    p = (keys / temperature).softmax(1)
+    return (p * ((p + INSIDE) / (q + INSIDE)).log()).sum(1)
+
+
+def weighted_error(
+    residuals: Float[Tensor, "rows others"], keys: Float[Tensor, "rows others"], temperature: float, top: int
+) -> Float[Tensor, " rows"]:
+    """Σ w (s - c)² over the ``top`` others with the closest keys, w the softmax of their key cosines."""
+    nearest = keys.topk(min(top, keys.shape[1]), dim=1)
+    weight = (nearest.values / temperature).softmax(1)
+    wanted = nearest.values.masked_fill(nearest.values.isinf(), 0.0)  # fewer others than ``top``: weight zero
+    return (weight * (wanted - residuals.gather(1, nearest.indices)) ** 2).sum(1)
+
+
+@dataclass
+class Alignment:
+    """Keys of all groups and the residuals found so far; ``ahead`` gives the view of the next block of groups."""
+
+    recipe: Recipe
+    keys: Float[Tensor, "groups d_k"]
+    residuals: Float[Tensor, "known d_model"] | None = None
+    known: tuple[int, ...] = ()
+    block: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, keys: Float[Tensor, "groups d_k"], recipe: Recipe) -> "Alignment":
+        return cls(recipe, unit(keys))
+
+    def ahead(self, block: list[int]) -> "Alignment":
+        """The alignment of a block that is optimised at once, against all earlier residuals and each other's."""
+        return Alignment(self.recipe, self.keys, self.residuals, self.known, tuple(block))
+
+    def keep(self, block: list[int], residuals: Float[Tensor, "block d_model"]) -> None:
+        """Remember a finished block's residuals."""
+        earlier = [] if self.residuals is None else [self.residuals]
+        self.residuals, self.known = torch.cat([*earlier, residuals]), (*self.known, *block)
+
+    def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:
+        """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others."""
+        others = delta.detach() if self.residuals is None else torch.cat([self.residuals, delta.detach()])
+        if len(others) < 2:
+            return delta.sum(1) * 0.0
+        c = unit(delta) @ unit(others).T
+        s = self.keys[list(self.block)] @ self.keys[[*self.known, *self.block]].T
+        own = torch.zeros_like(s, dtype=torch.bool)
+        own[:, len(self.known) :].fill_diagonal_(True)
+        c, s = c.masked_fill(own, float("-inf")), s.masked_fill(own, float("-inf"))
+        tau = self.recipe.temperature
+        kl = divergence(c, s, tau)
+        mse = weighted_error(c.masked_fill(own, 0.0), s, tau, self.recipe.top)
+        return self.recipe.align_kl * kl + self.recipe.align_mse * mse

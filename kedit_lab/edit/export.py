@@ -1,0 +1,77 @@
+"""Taking an edit out of this package: as a whole model, or as a peft LoRA adapter where its rank allows."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig
+from torch import Tensor
+
+from kedit_lab.edit.finetune import adapted
+from kedit_lab.edit.weights import Change, put_back, write
+from kedit_lab.model.lab import Lab
+
+EXACT = 1e-12  # singular values under this share of the largest count as zero
+
+
+def whole_model(lab: Lab, deltas: dict[str, Change], path: Path) -> Path:
+    """The model with the changes in its weights, and its tokenizer; the folder appears whole or not at all."""
+
+    def fill(folder: Path) -> None:
+        originals = write(lab.arch, deltas)
+        try:
+            lab.model.save_pretrained(folder)
+        finally:
+            put_back(lab.arch, originals)
+        lab.tokenizer.save_pretrained(folder)
+
+    return new_folder(path, fill)
+
+
+def adapter(lab: Lab, deltas: dict[str, Change], path: Path, rank: int) -> Path:
+    """The changes as LoRA factors B A, each of its own least rank."""
+    factors = {name.removesuffix(".weight"): narrow(delta.matrix()) for name, delta in deltas.items()}
+    ranks = {name: left.shape[1] for name, (left, _) in factors.items()}
+    for name, needed in ranks.items():
+        if needed > rank:
+            raise ValueError(f"ΔW of {name} has rank {needed}, over {rank}; raise rank, or export the whole model")
+    config = LoraConfig(r=1, lora_alpha=1, target_modules=list(factors), rank_pattern=ranks, alpha_pattern=ranks,
+                        fan_in_fan_out=any(lab.arch.weight(name).transposed for name in deltas),
+                        task_type="CAUSAL_LM")  # fmt: skip
+
+    @torch.no_grad()
+    def fill(folder: Path) -> None:
+        with adapted(lab, config) as wrapped:
+            for name, (left, right) in factors.items():
+                layer = wrapped.base_model.model.get_submodule(name)
+                layer.lora_A["default"].weight.copy_(right.T)
+                layer.lora_B["default"].weight.copy_(left)
+            wrapped.save_pretrained(folder)
+
+    return new_folder(path, fill)
+
+
+def narrow(matrix: Float[Tensor, "d_out d_k"]) -> tuple[Float[Tensor, "d_out rank"], Float[Tensor, "d_k rank"]]:
+    """Factors of the least rank, their sizes balanced."""
+    u, s, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    kept = s > EXACT * s[0]
+    return u[:, kept] * s[kept].sqrt(), vh[kept].T * s[kept].sqrt()
+
+
+def new_folder(path: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder under a temporary name and move it into place; one that holds files already is refused."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder; give a new one")
+    temporary = path.with_name(path.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path

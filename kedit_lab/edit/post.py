@@ -1,0 +1,69 @@
+"""What is done to a weight change after it was solved for; usable behind every recipe.
+
+RECT keeps the entries that change their weight most, PRUNE restrains singular values that outgrow the weight's own.
+"""
+
+from math import log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kedit_lab.edit.edit import Edit
+from kedit_lab.edit.weights import Change
+from kedit_lab.types import Delta, Dense
+
+
+def largest(scores: Float[Tensor, "..."], share: float) -> Tensor:
+    """A mask of the ``int(share · n)`` largest of n scores (earlier entries first among equals)."""
+    count = int(share * scores.numel())
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[scores.flatten().argsort(descending=True, stable=True)[:count]] = True
+    return mask.view(scores.shape)
+
+
+def rect_delta(delta: Change, weight: Float[Tensor, "d_out d_k"], keep: float) -> Dense:
+    """The share ``keep`` of ΔW's entries with the largest |ΔW / (W + 1e-8)|, the rest zero (RECT; AlphaEdit's code)."""
+    change = delta.matrix()
+    scores = (change / (weight.to(change) + 1e-8)).abs()
+    return Dense(torch.where(largest(scores, keep), change, torch.zeros_like(change)))
+
+
+def prune_delta(delta: Change, weight: Float[Tensor, "d_out d_k"], log_base: float) -> Change:
+    """Singular values σ̂ of ΔW above σ, the largest of W, become log_a(σ̂) - log_a(σ) + σ (PRUNE, Eq. 9)."""
+    bound = float(torch.linalg.matrix_norm(weight.double(), 2))
+    change = delta.matrix()
+    u, s, vh = torch.linalg.svd(change.double(), full_matrices=False)
+    if s[0] <= bound:
+        return delta
+    restrained = torch.where(s > bound, (s / bound).clamp_min(1e-300).log() / log(log_base) + bound, s)
+    kept = s > 1e-12 * s[0]
+    return Delta((u * restrained)[:, kept], vh[kept].T)
+
+
+def rect(edit: Edit, keep: float = 0.4) -> Edit:
+    """An edit with only the entries that change their weight most, relatively (see ``rect_delta``)."""
+    if not 0 <= keep <= 1:
+        raise ValueError(f"keep is {keep!r}; it is a share between 0 and 1")
+    weights = {name: originals(edit, name) for name in edit.deltas}
+    return edit.with_deltas(
+        {name: rect_delta(delta, weights[name], keep) for name, delta in edit.deltas.items()},
+        f"rect({edit.recipe.name})",
+    )
+
+
+def prune(edit: Edit, log_base: float = 2.718281828459045) -> Edit:
+    """An edit whose singular values stay close to those of the weights it changes (see ``prune_delta``)."""
+    if not log_base > 1:
+        raise ValueError(f"log_base is {log_base!r}; the base of the logarithm must exceed 1")
+    weights = {name: originals(edit, name) for name in edit.deltas}
+    return edit.with_deltas(
+        {name: prune_delta(delta, weights[name], log_base) for name, delta in edit.deltas.items()},
+        f"prune({edit.recipe.name})",
+    )
+
+
+def originals(edit: Edit, name: str) -> Float[Tensor, "d_out d_k"]:
+    """A weight as it was before the edit, in the orientation v = W k."""
+    projection = edit.lab.arch.weight(name)
+    return projection.stored((edit.originals or {}).get(name, projection.module.weight))

@@ -1,0 +1,43 @@
+"""Writing weight changes into a model and taking them out again, bit for bit."""
+
+import torch
+from torch import Tensor
+
+from kedit_lab.model.arch import Arch, Projection
+from kedit_lab.types import Delta, Dense
+
+Change = Delta | Dense
+
+
+def write(arch: Arch, deltas: dict[str, Change]) -> dict[str, Tensor]:
+    """W ← W + ΔW for every named weight; returns the originals. All weights come back if anything goes wrong."""
+    originals: dict[str, Tensor] = {}
+    try:
+        for name, delta in deltas.items():
+            projection = arch.weight(name)
+            originals[name] = projection.module.weight.detach().clone()
+            add(projection, delta)
+    except BaseException:
+        put_back(arch, originals)
+        raise
+    return originals
+
+
+def summed(total: dict[str, Change], more: dict[str, Change]) -> dict[str, Change]:
+    """Changes of two steps as one."""
+    return total | {name: total[name] + delta if name in total else delta for name, delta in more.items()}
+
+
+def add(projection: Projection, delta: Change) -> None:
+    """W ← W + ΔW in place: summed in float64, rounded once to the weight's dtype."""
+    weight = projection.module.weight
+    with torch.no_grad():
+        change = projection.stored(delta.matrix()).to(weight.device).double()
+        weight.copy_((weight.double() + change).to(weight.dtype))
+
+
+def put_back(arch: Arch, originals: dict[str, Tensor]) -> None:
+    """Copy original weights back, bit for bit."""
+    with torch.no_grad():
+        for name, original in originals.items():
+            arch.weight(name).module.weight.copy_(original)

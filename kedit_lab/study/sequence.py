@@ -1,0 +1,206 @@
+"""Editing in sequence: batch after batch on the model as edited so far, measured after each, resumable, undoable.
+
+Optionally each batch is merged back with its small entries masked, and a router decides per prompt which model answers
+(SeqMMR). State is explicit: weights after every batch, the memory of earlier keys, and the unedited model's basis.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from kedit_lab.edit.merging import top
+from kedit_lab.edit.recipe import AnyRecipe, Recipe
+from kedit_lab.edit.recipes import find
+from kedit_lab.edit.router import Decision, Embed, Router
+from kedit_lab.edit.run import Basis, edit, remember
+from kedit_lab.edit.weights import put_back, write
+from kedit_lab.extract.moments import lab_text
+from kedit_lab.measure.health import Reference, health
+from kedit_lab.measure.metrics import Report, evaluate
+from kedit_lab.model.lab import Lab
+from kedit_lab.study.checkpoints import Checkpoints, Step
+from kedit_lab.types import Fact, Memory
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """SeqMMR's merge: M̃_t = M̃_{t-1} + mask ⊙ (M_t - M̃_{t-1}), the mask dropping a share ``ratio`` of entries.
+
+    ``base`` is the model that the next batch edits: "plain" (M_{t-1}: what was dropped comes back later) or "merged".
+    """
+
+    ratio: float = 0.85
+    base: str = "plain"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio is {self.ratio!r}; it is a share between 0 and 1")
+        if self.base not in ("plain", "merged"):
+            raise ValueError(f"base is {self.base!r}; choose plain or merged")
+
+    def merged(self, before: Weights, now: Weights) -> Weights:
+        """The merged weights, given the merged ones before this batch and the model that the batch made."""
+        found = {}
+        for name, old in before.items():
+            change = now[name].double() - old.double()
+            found[name] = (old.double() + top(change, 1 - self.ratio)).to(old.dtype)
+        return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a routed model says, and why that model was asked."""
+
+    decision: Decision | None
+    continuations: pd.DataFrame
+
+    def __str__(self) -> str:
+        return f"{self.decision or 'edited model'}\n{self.continuations}"
+
+
+@dataclass
+class Run:
+    """A finished (or stopped) sequence. ``states[t]`` holds the edited weights after batch t, ``states[0]`` before any.
+
+    ``retention`` has one row per (after, batch) with the metrics, ``health`` one per batch; ``stopped`` says why a run
+    ended early. The model is unedited until ``apply``.
+    """
+
+    lab: Lab
+    recipe: AnyRecipe
+    batches: list[tuple[Fact, ...]]
+    states: list[Weights]
+    retention: pd.DataFrame
+    health: pd.DataFrame
+    memory: Memory
+    router: Router | None = None
+    stopped: str = ""
+    at: int = field(default=0, init=False)
+
+    def __repr__(self) -> str:
+        done = len(self.states) - 1
+        note = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"Run({self.recipe.name}: {done} of {len(self.batches)} batches, model at {self.at}{note})"
+
+    def apply(self) -> "Run":
+        """Put the weights after the last batch into the model."""
+        return self.go(len(self.states) - 1)
+
+    def undo(self, to: int = 0) -> "Run":
+        """Take batches back: the model is then as it was after batch ``to`` (0: unedited), bit for bit."""
+        if not 0 <= to <= self.at:
+            raise ValueError(f"cannot undo to {to!r}: the model carries batches 1 to {self.at}; apply() first")
+        return self.go(to)
+
+    def go(self, to: int) -> "Run":
+        put_back(self.lab.arch, self.states[to])
+        self.at = to
+        return self
+
+    @contextmanager
+    def applied(self) -> Iterator["Run"]:
+        """The edited weights are in the model inside the context and gone behind it, also after an exception."""
+        before = self.at
+        self.apply()
+        try:
+            yield self
+        finally:
+            self.go(before)
+
+    def matrix(self, metric: str = "efficacy") -> pd.DataFrame:
+        """The retention matrix of a metric: one row per ``after``, one column per ``batch``."""
+        return self.retention.pivot(index="after", columns="batch", values=metric)
+
+    def ask(self, prompt: str, k: int = 5) -> Answer:
+        """The model's answers: the edited one's, or the one's that the router chooses."""
+        decision = self.router.route(prompt) if self.router else None
+        before = self.at
+        self.go(len(self.states) - 1 if decision is None or decision.edited else 0)
+        try:
+            return Answer(decision, self.lab.ask(prompt, k))
+        finally:
+            self.go(before)
+
+
+def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecipe = "memit",
+             merge: Merge | None = None, router: Sequence[str] | None = None, every: int = 1,
+             folder: str | Path | None = None, kinds: Sequence[str] = ("rewrite",),
+             until: Callable[[dict[str, float]], bool] | None = None, reference: Reference | None = None,
+             k: int = 2, embed: Embed | None = None, progress: bool = False, **overrides: Any) -> Run:  # fmt: skip
+    """Edit batch after batch; afterwards the model is unedited again and everything stands in the returned ``Run``.
+
+    ``merge`` masks each batch's small entries; ``router`` are unrelated prompts, against which edited prompts are told
+    apart by the ``k`` nearest (``embed``: see ``Router.of``). After every ``every`` batches all earlier ones are asked
+    (``kinds``), and the health is measured on ``reference``. A batch that leaves NaN, or for whose health ``until``
+    returns True, is rolled back and ends the run. With a ``folder`` a run that was cut goes on from its last whole
+    batch to the same bits. Raises ValueError for bad input, and when the folder holds another run.
+    """
+    recipe = find(recipe).on(lab.arch, **overrides)
+    groups = [tuple(batch) for batch in batches]
+    if not groups or not all(groups):
+        raise ValueError(f"{len(groups)} batches given, {sum(not g for g in groups)} of them empty; give facts in each")
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every is {every!r}; measure after every 1, 2, ... batches")
+    if reference is None:
+        texts = lab_text(32, seed=9)
+        reference = Reference.of(lab, texts, [" ".join(text.split()[:6]) for text in texts])
+    basis = Basis.of(lab, recipe) if isinstance(recipe, Recipe) else None
+    saved = Checkpoints(folder, lab, recipe, groups, merge) if folder is not None else None
+    steps = saved.load() if saved else []
+    before = [evaluate(lab, batch, kinds=kinds) for batch in groups] if router is not None else []
+    ends = [len(groups), *range(every, len(groups), every)]
+    stopped = ""
+    start = {} if not steps else {name: lab.arch.weight(name).module.weight.clone() for name in steps[0].state}
+    try:
+        for t in tqdm(range(len(steps) + 1, len(groups) + 1), desc=recipe.name, disable=not progress):
+            last = steps[-1] if steps else Step({}, {}, Memory())
+            put_back(lab.arch, last.plain if merge is None or merge.base == "plain" else last.state)
+            made = edit(lab, groups[t - 1], recipe, memory=last.memory, basis=basis)
+            originals = write(lab.arch, made.deltas)
+            start = start or originals
+            step = Step.of(lab, originals, remember(lab, groups[t - 1], recipe, last.memory, basis))
+            if merge is not None:
+                step.state = merge.merged(last.state or originals, step.plain)
+                put_back(lab.arch, step.state)
+            step.health = health(lab, reference)
+            if not step.health["finite"] or (until is not None and until(step.health)):
+                stopped = f"batch {t} was rolled back; its health was {step.health}"
+                break
+            if t in ends:
+                routed = None if router is None else route(groups[:t], router, k, embed)
+                for b in range(t):
+                    found = choose(evaluate(lab, groups[b], kinds=kinds), before[b] if before else None, routed)
+                    step.rows.append({"after": t, "batch": b + 1} | found.summary().dropna().to_dict())
+            steps.append(step)
+            if saved:
+                saved.save(t, step)
+    finally:
+        put_back(lab.arch, start)
+    table = pd.DataFrame([row for step in steps for row in step.rows])
+    well = pd.DataFrame([{"after": t + 1} | step.health for t, step in enumerate(steps)])
+    final = route(groups[: len(steps)], router, k, embed) if router is not None and steps else None
+    memory = steps[-1].memory if steps else Memory()
+    return Run(lab, recipe, groups, [start, *(step.state for step in steps)], table, well, memory, final, stopped)
+
+
+def route(batches: Sequence[Sequence[Fact]], unrelated: Sequence[str], k: int, embed: Embed | None) -> Router:
+    """A router over the prompts edited so far."""
+    return Router.of([fact.text for batch in batches for fact in batch], unrelated, embed, k)
+
+
+def choose(edited: Report, unedited: Report | None, router: Router | None) -> Report:
+    """The rows of the edited model's report, or the unedited one's where the router sends their prompts there."""
+    if unedited is None or router is None:
+        return edited
+    away = ~router.decide(list(edited["prompt"]))
+    chosen = edited.copy()
+    chosen.loc[away] = unedited.loc[away]
+    return chosen

@@ -1,0 +1,91 @@
+"""EAMET's alignment terms: what they ignore, where they vanish, and that blocks see what they should."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kedit_lab.edit.align import Alignment, divergence, unit, weighted_error
+from kedit_lab.edit.recipes import find
+
+SEEDS = st.integers(0, 10_000)
+RECIPE = find("eamet", layers=(0,))
+TAU = 0.07
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosines(rows, others):
+    return unit(rows) @ unit(others).T
+
+
+@given(SEEDS, st.integers(1, 9))
+def test_equal_cosines_are_aligned(seed, n):
+    s = cosines(normal(seed, 3, 8), normal(seed + 1, n, 8))
+    torch.testing.assert_close(divergence(s, s, TAU), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(weighted_error(s, s, TAU, 5), torch.zeros(3), atol=1e-12, rtol=0)
+
+
+@given(SEEDS, st.integers(2, 9))
+def test_divergence_is_not_negative_and_moves_with_disagreement(seed, n):
+    s, c = (cosines(normal(seed + i, 3, 8), normal(seed + 2, n, 8)) for i in (0, 1))
+    found = divergence(c, s, TAU)
+    assert found.min() >= -1e-6
+    assert divergence(s + 0.5 * (c - s), s, TAU).sum() <= found.sum() + 1e-6
+
+
+@given(SEEDS, st.integers(1, 9), st.integers(1, 12))
+def test_error_weighs_the_nearest_keys(seed, n, top):
+    """Σ w (s - c)² over the top M with w = softmax(s/τ), written plainly."""
+    s, c = (cosines(normal(seed + i, 2, 8), normal(seed + 2, n, 8)) for i in (0, 1))
+    expected = []
+    for row in range(2):
+        chosen = sorted(range(n), key=lambda j: -float(s[row, j]))[:top]
+        w = torch.softmax(s[row, chosen] / TAU, 0)
+        expected.append(sum(w[i] * (s[row, j] - c[row, j]) ** 2 for i, j in enumerate(chosen)))
+    torch.testing.assert_close(weighted_error(c, s, TAU, top), torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+@given(SEEDS, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_scales_do_not_matter(seed, a, b):
+    keys, delta, earlier = normal(seed, 5, 8), normal(seed + 1, 3, 6), normal(seed + 2, 2, 6)
+
+    def loss(k, d, e):
+        alignment = Alignment.of(k, RECIPE)
+        alignment.keep([0, 1], e)
+        return alignment.ahead([2, 3, 4]).loss(d)
+
+    torch.testing.assert_close(loss(keys, delta, earlier), loss(a * keys, b * delta, a * earlier), rtol=1e-3, atol=1e-4)
+
+
+def test_first_fact_has_nothing_to_align_with():
+    alignment = Alignment.of(normal(0, 3, 8), RECIPE)
+    assert alignment.ahead([0]).loss(normal(1, 1, 6)) == 0
+
+
+def test_a_block_sees_earlier_blocks_and_itself():
+    """Every row against all others so far, itself left out; only a row's own δ gets a gradient from its loss."""
+    keys, delta, earlier = normal(0, 4, 8), normal(1, 2, 6).requires_grad_(), normal(2, 2, 6)
+    alignment = Alignment.of(keys, RECIPE)
+    alignment.keep([0, 1], earlier)
+    found = alignment.ahead([2, 3]).loss(delta)
+    for row, fact in ((0, 2), (1, 3)):
+        others = [0, 1, 5 - fact]
+        rows = torch.cat([earlier, delta[1 - row : 2 - row].detach()])
+        c, s = cosines(delta[row : row + 1], rows), cosines(keys[fact : fact + 1], keys[others])
+        expected = 2.0 * divergence(c, s, TAU) + 8.0 * weighted_error(c, s, TAU, 50)
+        torch.testing.assert_close(found[row : row + 1], expected)
+    (gradient,) = torch.autograd.grad(found[0], delta, retain_graph=True)
+    assert gradient[0].norm() > 0
+    assert gradient[1].norm() == 0
+
+
+@pytest.mark.parametrize("start", [torch.zeros(2, 6), torch.full((2, 6), 1e-30)])
+def test_gradients_are_finite_from_nothing(start):
+    delta = start.clone().requires_grad_()
+    alignment = Alignment.of(normal(0, 4, 8), RECIPE)
+    alignment.keep([0, 1], normal(2, 2, 6))
+    (gradient,) = torch.autograd.grad(alignment.ahead([2, 3]).loss(delta).sum(), delta)
+    assert gradient.isfinite().all()

@@ -1,0 +1,150 @@
+"""The other solvers' algebra, in float64: AlphaEdit's null space, ROME's equality, EMMET's relaxed one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kedit_lab.edit.solvers import NullSpace, Preserved, equality, null_space, relaxed, ridge
+
+D_K, D_OUT = 12, 5
+SEEDS = st.integers(0, 10_000)
+FACTS = st.integers(1, 20)
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def moment(seed, rank=D_K):
+    rows = normal(seed, 40, D_K) @ torch.diag(torch.logspace(0, -3, D_K, dtype=torch.float64))
+    basis = torch.linalg.qr(normal(seed + 1, D_K, D_K)).Q
+    rows = rows @ basis
+    return rows.T @ rows / 40
+
+
+THRESHOLD = 1e-2
+
+
+@given(SEEDS)
+def test_the_projector(seed):
+    """P = Pᵀ = P², of the rank of small eigenvalues; the large directions are outside."""
+    c = moment(seed)
+    space = NullSpace(c, THRESHOLD, 1.0)
+    p = space.basis @ space.basis.T
+    torch.testing.assert_close(p, p.T)
+    torch.testing.assert_close(p @ p, p, atol=1e-12, rtol=0)
+    spectrum, vectors = torch.linalg.eigh(c)
+    assert round(float(p.trace())) == int((spectrum < THRESHOLD).sum())
+    assert (p @ vectors[:, spectrum >= THRESHOLD]).norm() < 1e-10
+
+
+@given(SEEDS, FACTS)
+def test_null_space_leaves_what_is_preserved(seed, n):
+    """Δ = ΔP and tr(ΔCΔᵀ) ≤ threshold · ‖Δ‖²."""
+    c = moment(seed)
+    space = NullSpace(c, THRESHOLD, 2.0)
+    delta = null_space(normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT), space).matrix()
+    torch.testing.assert_close(delta @ space.basis @ space.basis.T, delta)
+    assert (delta @ c @ delta.T).trace() <= THRESHOLD * delta.norm() ** 2 * (1 + 1e-9)
+
+
+@given(SEEDS, FACTS)
+def test_null_space_is_the_papers_form(seed, n):
+    """Δ = R Kᵀ P (K Kᵀ P + S P + γ I)⁻¹ with columns K (AlphaEdit, Eq. 14, γ = 1 in its text)."""
+    k, r, past = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT), normal(seed + 4, 3, D_K)
+    space = NullSpace(moment(seed), THRESHOLD, 1.5)
+    p, s = space.basis @ space.basis.T, past.T @ past
+    bracket = k.T @ k @ p + s @ p + 1.5 * torch.eye(D_K, dtype=torch.float64)
+    expected = r.T @ k @ p @ torch.linalg.inv(bracket)
+    torch.testing.assert_close(null_space(k, r, space.with_past(s)).matrix(), expected, rtol=1e-7, atol=1e-9)
+
+
+@given(SEEDS, FACTS)
+def test_null_space_minimises_its_objective(seed, n):
+    """The gradient of ‖ΔPK - R‖² + ‖ΔPK_p‖² + γ‖ΔP‖² vanishes inside the null space."""
+    k, r, past = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT), normal(seed + 4, 3, D_K)
+    space = NullSpace(moment(seed), THRESHOLD, 0.7)
+    delta = null_space(k, r, space.with_past(past.T @ past)).matrix()
+    gradient = (delta @ k.T - r.T) @ k + delta @ past.T @ past + 0.7 * delta
+    assert (gradient @ space.basis).norm() < 1e-8 * max(1.0, float(gradient.norm()))
+
+
+@given(SEEDS, FACTS, st.floats(0.1, 50))
+def test_whole_space_is_ridge_with_the_identity(seed, n, gamma):
+    """P = I and S = 0: MEMIT with λC = γI."""
+    k, r = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT)
+    eye = torch.eye(D_K, dtype=torch.float64)
+    expected = ridge(k, r, Preserved(eye, gamma)).matrix()
+    torch.testing.assert_close(null_space(k, r, NullSpace(eye, 2.0, gamma)).matrix(), expected, rtol=1e-7, atol=1e-10)
+
+
+@given(SEEDS)
+def test_large_gamma_writes_nothing(seed):
+    k, r = normal(seed + 2, 4, D_K), normal(seed + 3, 4, D_OUT)
+    norms = [null_space(k, r, NullSpace(moment(seed), THRESHOLD, gamma)).norm() for gamma in (0.1, 1.0, 1e3, 1e9)]
+    assert norms == sorted(norms, reverse=True)
+    assert norms[-1] < 1e-6
+
+
+@given(SEEDS)
+def test_past_keys_are_moved_less(seed):
+    k, r, past = normal(seed + 2, 4, D_K), normal(seed + 3, 4, D_OUT), normal(seed + 4, 3, D_K)
+    space = NullSpace(moment(seed), 1.0, 0.5)
+    moved = [
+        (null_space(k, r, space.with_past(weight * past.T @ past)).matrix() @ past.T).norm()
+        for weight in (0.0, 1.0, 100.0)
+    ]
+    assert moved[2] <= moved[1] + 1e-9
+    assert moved[1] <= moved[0] + 1e-9
+
+
+def test_null_space_needs_one():
+    with pytest.raises(ValueError, match=r"no eigenvalue of C is under threshold 1e-09 \(smallest: 1\); raise it"):
+        NullSpace(torch.eye(3), 1e-9, 1.0)
+    with pytest.raises(ValueError, match=r"gamma is 0\.0; the weight γ of the identity must be positive"):
+        NullSpace(torch.zeros(3, 3), 1.0, 0.0)
+
+
+@given(SEEDS)
+def test_equality_is_met_exactly(seed):
+    """(W + Δ) k_met = target: Δ k_met = r; rank one; its row space is C⁻¹k (ROME, Eq. 2)."""
+    c = moment(seed) + 0.1 * torch.eye(D_K, dtype=torch.float64)
+    k, met, r = normal(seed + 2, 1, D_K), normal(seed + 3, 1, D_K), normal(seed + 4, 1, D_OUT)
+    delta = equality(k, r, Preserved(c, 1.0), met).matrix()
+    torch.testing.assert_close(delta @ met[0], r[0])
+    assert torch.linalg.matrix_rank(delta) == 1
+    direction = torch.linalg.solve(c, k[0])
+    row = delta[int(delta.norm(dim=1).argmax())]
+    assert abs(float(torch.nn.functional.cosine_similarity(row, direction, dim=0))) == pytest.approx(1, abs=1e-9)
+
+
+@given(SEEDS, st.floats(0.01, 100))
+def test_one_fact_ridge_points_where_rome_does(seed, lam):
+    """Sherman-Morrison: MEMIT with one fact writes along r (C⁻¹k)ᵀ for every λ."""
+    c = moment(seed) + 0.1 * torch.eye(D_K, dtype=torch.float64)
+    k, r = normal(seed + 2, 1, D_K), normal(seed + 4, 1, D_OUT)
+    a, b = ridge(k, r, Preserved(c, lam)).matrix(), equality(k, r, Preserved(c, 1.0), k).matrix()
+    assert float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)) == pytest.approx(1, abs=1e-9)
+
+
+def test_equality_writes_one_fact():
+    k, r = normal(1, 2, D_K), normal(2, 2, D_OUT)
+    with pytest.raises(ValueError, match=r"writes one fact at a time, 2 given; set alone=True"):
+        getattr(equality, "__wrapped__", equality)(k, r, Preserved(moment(0), 1.0), k)
+
+
+@given(SEEDS, FACTS, st.floats(0.01, 10), st.floats(0.01, 10))
+def test_relaxed_is_ridge_with_the_product(seed, n, alpha, mu):
+    c = moment(seed) + 0.1 * torch.eye(D_K, dtype=torch.float64)
+    k, r = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT)
+    expected = ridge(k, r, Preserved(c, alpha * mu)).matrix()
+    torch.testing.assert_close(relaxed(k, r, Preserved(c, alpha), mu).matrix(), expected, rtol=1e-6, atol=1e-9)
+
+
+@given(SEEDS, st.integers(1, D_K - 2))
+def test_unrelaxed_equality_is_met_by_independent_keys(seed, n):
+    c = moment(seed) + 0.1 * torch.eye(D_K, dtype=torch.float64)
+    k, r = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT)
+    delta = relaxed(k, r, Preserved(c, 3.0), 0.0).matrix()
+    torch.testing.assert_close(delta @ k.T, r.T, rtol=1e-6, atol=1e-7)
