@@ -13,6 +13,7 @@ from kedit_lab.extract.betas import betas
 from kedit_lab.extract.keys import keys, values
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.extract.trace import interchange, trace
+from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.geometry import akd, cosine, misalignment
 from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import evaluate
@@ -61,6 +62,7 @@ __all__ = [
     "misalignment",
     "pair_study",
     "paper",
+    "passage_accuracy",
     "prune",
     "recipes",
     "record",

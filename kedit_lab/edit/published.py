@@ -117,13 +117,15 @@ IN_LAB: Values = {
     **each(("memit", "memit-merge", "memit-seq", "memit-last", "rect", "prune"), LAB),
     # PMET's early end at the arg-max (settled=0.1) leaves the MLP's share too weak: 0.57 of ten distinct facts
     **each(("pmet", "pmet-merge"), LAB | {"settled": 0.0}),
-    **each(("alphaedit", "alphaedit-paper"), LAB | {"gamma": 1.0}),
-    **each(("eamet", "eamet-merge", "alphaedit-aligned"), LAB),
+    **each(("alphaedit", "alphaedit-paper"), LAB | {"gamma": 1.0, "threshold": 0.05}),
+    **each(("eamet", "eamet-merge", "alphaedit-aligned"), LAB | {"clamp": 1.5}),
     **each(("rome", "r-rome", "emmet"), LAB),
-    **each(("ft", "ft-l", "ft-m", "r-sft"), {"layers": (2,), "values": "tuned for the lab model"}),
+    **each(("ft", "ft-l", "ft-m"), {"layers": (2,), "values": "tuned for the lab model"}),
+    "r-sft": {"layers": (4,), "values": "tuned for the lab model"},
     **each(("kn",), {"layers": tuple(range(7)), "values": "EasyEdit (GPT models)"}),
     **each(("mend",), {"layers": (4, 5, 6), "values": "trained for the lab model"}),
-    **each(("sft", "lora"), {"layers": tuple(range(7)), "values": "tuned for the lab model"}),
+    "lora": {"layers": tuple(range(7)), "epochs": 20, "lr": 2e-3, "values": "tuned for the lab model"},
+    **each(("sft",), {"layers": tuple(range(7)), "values": "tuned for the lab model"}),
 }
 VALUES: dict[str, Values] = {
     **each(("memit", "memit-merge", "memit-seq", "memit-last", "rect", "prune"), MEMIT),

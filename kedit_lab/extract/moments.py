@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from kedit_lab.facts.corpus import Writer
-from kedit_lab.facts.world import World
+from kedit_lab.facts.sets import lab_world
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.tokens import encode
@@ -31,10 +32,11 @@ def cache_dir() -> Path:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kedit-lab"
 
 
-def lab_text(count: int = DOCUMENTS, seed: int = 1) -> list[str]:
-    """Plain documents about the lab world, the default corpus: drawn anew from the generator, seeded."""
-    documents = Writer(World.load(), random.Random(seed)).documents()
-    return ["".join(text for text, _ in pieces) for pieces in islice(documents, count)]
+@cache
+def lab_text(count: int = DOCUMENTS, seed: int = 1) -> tuple[str, ...]:
+    """Plain documents about the lab world, the default corpus: drawn from the generator, seeded."""
+    documents = Writer(lab_world(), random.Random(seed)).documents()
+    return tuple("".join(text for text, _ in pieces) for pieces in islice(documents, count))
 
 
 def second_moment(

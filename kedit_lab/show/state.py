@@ -23,7 +23,9 @@ ARMS = {
 }
 SIZES = range(1, 51)
 ANSWER_TOKENS = 10
-NEIGHBORS = 3  # of each fact's ten: a slider has to answer at once
+# a slider has to answer at once:
+NEIGHBORS = 3  # of each fact's ten
+PREFIXES = 0  # values are found behind the bare prompt alone, a third of the recipe's rows
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class CollisionState:
         method, subjects = ARMS[self.arm]
         facts = draw(subjects, self.size, self.seed)
         before = self.answers_before(facts)
-        made = edit(self.lab, facts, method)
+        made = edit(self.lab, facts, method, prefixes=PREFIXES)
         k = keys(self.lab, facts, made.recipe.layers[-1], prefixes=None)
         asked = [replace(fact, neighborhood=fact.neighborhood[:NEIGHBORS]) for fact in facts]
         with made.applied():

@@ -9,9 +9,9 @@ import torch
 
 from kedit_lab.extract.keys import read
 from kedit_lab.extract.trace import interchange
-from kedit_lab.facts.corpus import Writer, passage_question
 from kedit_lab.facts.sets import by_density, twins
 from kedit_lab.facts.world import GENERIC, World
+from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.metrics import score
 from kedit_lab.model.lab import Lab
 
@@ -53,10 +53,7 @@ def measurements(lab: Lab, world: World, count: int = 1000, seed: int = 0) -> It
         texts = lab.prefixes(5, length, seed=seed + length)
         hits = [recall(lab, world, "subject_first", count // 5, rng, text) for text in texts]
         yield f"recall behind a random prefix of {length} tokens", sum(hits) / len(hits)
-    strangers = Writer(world, rng).strangers
-    asked = [passage_question(world, strangers, rng) for _ in range(count)]
-    found = score(lab, [(f"{text} {question}", answer) for text, question, answer in asked])["exact"].mean()
-    yield "passage questions on unseen subjects", float(found)
+    yield "passage questions on unseen subjects", passage_accuracy(lab, count, seed, world)
     flips = interchange(lab, twins(count // 2, seed, world=world)).groupby("layer")["flipped"].mean()
     for layer, share in flips.items():
         yield f"interchange, layer {layer}", float(share)

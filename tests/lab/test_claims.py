@@ -13,7 +13,11 @@ AT_MOST = {("memit", "same"): {2: 0.95, 5: 0.70, 10: 0.45, 20: 0.35, 50: 0.30}}
 
 @pytest.fixture(scope="module")
 def study(lab):
-    return kl.collision_study(lab).groupby(["method", "subjects", "size"]).mean(numeric_only=True)
+    return (
+        kl.collision_study(lab, kinds=("rewrite", "neighborhood"))
+        .groupby(["method", "subjects", "size"])
+        .mean(numeric_only=True)
+    )
 
 
 @pytest.mark.parametrize(("arm", "size"), [(arm, size) for arm, row in AT_LEAST.items() for size in row])

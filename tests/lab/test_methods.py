@@ -2,6 +2,7 @@
 
 import pytest
 
+import kedit_lab as kl
 from kedit_lab.study.collision import draw, trial
 
 SEEDS = range(5)
@@ -39,3 +40,70 @@ def test_merging_mends_it(efficacy):
 def test_fine_tuning_does_not_mind(efficacy):
     """FT-L has no keys to collide."""
     assert abs(efficacy("ft-l", "distinct") - efficacy("ft-l", "same")) <= 0.1
+
+
+def dense(seed, n=60):
+    return kl.facts.by_density(n, per_subject=3, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def dense_results(lab):
+    """Efficacy and summed misalignment of memit and eamet with equal steps and stop, three facts per subject."""
+    found = {}
+    for method in ("memit", "eamet"):
+        rows = []
+        for seed in (0, 1):
+            made, report = trial(lab, dense(seed), method, kinds=("rewrite",), stop=0.05)
+            layer = made.recipe.layers[-1]
+            k = kl.keys(lab, dense(seed), layer, lab.prefixes(made.recipe.prefixes, made.recipe.prefix_length))
+            residuals = made.at(layer).left.T.float()
+            rows.append((report.summary()["efficacy"], float(kl.misalignment(residuals, k).sum())))
+        found[method] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return found
+
+
+def test_alignment_keeps_facts_of_one_subject_apart(dense_results):
+    assert dense_results["eamet"][0] >= dense_results["memit"][0] + 0.25
+
+
+def test_alignment_aligns(dense_results):
+    assert dense_results["eamet"][1] <= dense_results["memit"][1] / 3
+
+
+def test_alignment_costs_little_on_distinct_subjects(efficacy):
+    assert efficacy("eamet", "distinct") >= efficacy("memit", "distinct") - 0.05
+
+
+def test_last_token_has_no_collision(lab, efficacy):
+    """At the prompt's last token facts of one subject differ; the price is paid by the neighbours."""
+    assert efficacy("memit-last", "same") >= 0.90
+    _, report = trial(lab, draw("same", 10), "memit-last", kinds=("neighborhood",))
+    assert report.summary()["specificity"] < 0.9
+
+
+def test_groups_by_key_are_groups_by_subject_here(lab):
+    facts = kl.facts.by_density(30, per_subject=3)
+    table = kl.groups(lab, facts)
+    assert (table.groupby("group")["subject"].nunique() == 1).all()
+    assert table["size"].eq(3).all()
+    assert table["closest"].min() > 0.99
+    by_key = kl.edit(lab, facts, "memit-merge", group="key")
+    by_subject = kl.edit(lab, facts, "memit-merge")
+    layer = by_key.recipe.layers[-1]
+    assert (by_key.delta(layer) - by_subject.delta(layer)).norm() < 1e-6 * by_key.delta(layer).norm()
+
+
+def test_tuning_and_merging(lab):
+    """R-SFT learns a hundred facts and costs passage reading; scaling and pruning its change gives that back."""
+    facts = kl.facts.by_density(100)
+    base = kl.passage_accuracy(lab, 300)
+    tuned = kl.edit(lab, facts, "r-sft")
+    found = {}
+    for name, made in (("tuned", tuned), ("merged", kl.merge(tuned, scale=0.8, density=0.5))):
+        with made.applied():
+            efficacy = kl.evaluate(lab, facts, kinds=["rewrite"]).summary()["efficacy"]
+            found[name] = efficacy, kl.passage_accuracy(lab, 300)
+    assert found["tuned"][0] >= 0.95
+    assert found["tuned"][1] < base - 0.05
+    assert found["merged"][0] >= 0.90
+    assert found["merged"][1] >= base - 0.03

@@ -13,6 +13,7 @@ from transformers import (
     CohereConfig,
     FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoConfig,
@@ -20,11 +21,14 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
     PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    StableLmConfig,
 )
 
 WIDTH, LAYERS, HEADS, VOCAB, INNER, WINDOW = 32, 3, 4, 512, 48, 4
@@ -133,6 +137,10 @@ KINDS = {
         inner=4 * WIDTH,
         tuples=True,
     ),
+    "gemma3": Kind(Gemma3TextConfig(**MODERN, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW)),
+    "phi3": Kind(Phi3Config(**MODERN)),
+    "olmo2": Kind(Olmo2Config(**MODERN)),
+    "stablelm": Kind(StableLmConfig(**MODERN)),
     "cohere": Kind(CohereConfig(**MODERN, logit_scale=0.25)),
     "granite": Kind(GraniteConfig(**MODERN, logits_scaling=4.0)),
 }

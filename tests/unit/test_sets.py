@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kedit_lab import facts as sets
-from kedit_lab.facts.sets import lab_world
+from kedit_lab.facts.sets import lab_world, pair
 from kedit_lab.facts.world import CLASSES
 from kedit_lab.types import Fact
 
@@ -30,6 +30,18 @@ def relation_of(world, fact):
 @pytest.fixture(scope="module")
 def named(world):
     return {relation.name: relation for relation in world.relations.values()}
+
+
+def test_pairs_share_first_and_last_subject_or_not():
+    for seed in range(5):
+        same, other = pair(6, True, seed), pair(6, False, seed)
+        assert same[0].subject == same[-1].subject
+        assert same[0].relation != same[-1].relation
+        assert len({fact.subject for fact in same}) == 5
+        assert len({fact.subject for fact in other}) == 6
+        assert same[:-1] == other[:-1]
+    with pytest.raises(ValueError, match="n is 1; a first and a last edit make at least 2"):
+        pair(1)
 
 
 def test_every_fact_can_be_edited(world, every, named):
