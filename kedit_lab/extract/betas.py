@@ -22,4 +22,7 @@ def betas(
     covariance = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
     if second_moment is not None:
         covariance = second_moment.to(k)
-    return k @ torch.linalg.solve(lam * covariance + k.T @ k, k.T)
+    found, failed = torch.linalg.solve_ex(lam * covariance + k.T @ k, k.T)
+    if failed:
+        raise ValueError("λC + KKᵀ is singular; give a second moment of full rank, or lam=0 for the pseudo-inverse")
+    return k @ found

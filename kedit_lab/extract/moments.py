@@ -101,5 +101,8 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(path)
+    try:
+        save_file(tensors, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -208,12 +208,14 @@ def twins(n: int, seed: int = 0, cls: str = "Person", world: World | None = None
     worded = {id for id, relation in world.relations.items() if relation.range not in LITERALS}
     initials = {r: {world.known[s, r][0] for s in holders} for r, holders in by_relation.items() if r in worded}
     able = sorted(r for r, letters in initials.items() if len(letters) > 1)
-    pairs = []
-    while len(pairs) < n:
+    pairs: list[tuple[Fact, Fact]] = []
+    for _ in range(1000 * n):
+        if len(pairs) == n:
+            return pairs
         relation = rng.choice(able)
         a, b = rng.sample(by_relation[relation], 2)
         first, second = world.known[a, relation], world.known[b, relation]
         if first[0] != second[0] and a != second and b != first:  # different first letters: different first tokens
             known = world.relations[relation]
             pairs.append((make_fact(world, a, known, second, rng), make_fact(world, b, known, first, rng)))
-    return pairs
+    raise ValueError(f"the world has too few subjects of class {cls} with different objects for {n} pairs of twins")

@@ -39,13 +39,14 @@ class Checkpoints:
     """A folder with ``plan.json`` and one pair of files per finished batch; refuses a folder of another run."""
 
     def __init__(self, folder: str | Path, lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]],
-                 merge: Any) -> None:  # fmt: skip
+                 merge: Any, asked: dict[str, Any]) -> None:  # fmt: skip
         self.folder, self.lab = Path(folder), lab
         facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
         plan = {
             "base": lab.fingerprint(),
             "recipe": json.loads(json.dumps(asdict(recipe))),
             "merge": None if merge is None else asdict(merge),
+            "asked": asked,
             "facts": hashlib.sha256(facts.encode()).hexdigest(),
         }
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -145,39 +145,27 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     groups = [tuple(batch) for batch in batches]
-    if not groups or not all(groups):
-        raise ValueError(f"{len(groups)} batches given, {sum(not g for g in groups)} of them empty; give facts in each")
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"every is {every!r}; measure after every 1, 2, ... batches")
-    if reference is None:
-        texts = lab_text(32, seed=9)
-        reference = Reference.of(lab, texts, [" ".join(text.split()[:6]) for text in texts])
+    check(groups, every)
+    reference = reference or lab_reference(lab)
     basis = Basis.of(lab, recipe) if isinstance(recipe, Recipe) else None
-    saved = Checkpoints(folder, lab, recipe, groups, merge) if folder is not None else None
+    asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router]}
+    saved = Checkpoints(folder, lab, recipe, groups, merge, asked) if folder is not None else None
     steps = saved.load() if saved else []
+    start = {name: lab.arch.weight(name).module.weight.clone() for step in steps[-1:] for name in step.state}
     before = [evaluate(lab, batch, kinds=kinds) for batch in groups] if router is not None else []
-    ends = [len(groups), *range(every, len(groups), every)]
     stopped = ""
-    start = {} if not steps else {name: lab.arch.weight(name).module.weight.clone() for name in steps[0].state}
     try:
         for t in tqdm(range(len(steps) + 1, len(groups) + 1), desc=recipe.name, disable=not progress):
             last = steps[-1] if steps else Step({}, {}, Memory())
-            put_back(lab.arch, last.plain if merge is None or merge.base == "plain" else last.state)
-            made = edit(lab, groups[t - 1], recipe, memory=last.memory, basis=basis)
-            originals = write(lab.arch, made.deltas)
-            start = start or originals
-            step = Step.of(lab, originals, remember(lab, groups[t - 1], recipe, last.memory, basis))
-            if merge is not None:
-                step.state = merge.merged(last.state or originals, step.plain)
-                put_back(lab.arch, step.state)
+            step = advance(lab, groups[t - 1], recipe, basis, merge, start, last)
             step.health = health(lab, reference)
             if not step.health["finite"] or (until is not None and until(step.health)):
                 stopped = f"batch {t} was rolled back; its health was {step.health}"
                 break
-            if t in ends:
+            if t % every == 0 or t == len(groups):
                 routed = None if router is None else route(groups[:t], router, k, embed)
-                for b in range(t):
-                    found = choose(evaluate(lab, groups[b], kinds=kinds), before[b] if before else None, routed)
+                for b, batch in enumerate(groups[:t]):
+                    found = choose(evaluate(lab, batch, kinds=kinds), before[b] if before else None, routed)
                     step.rows.append({"after": t, "batch": b + 1} | found.summary().dropna().to_dict())
             steps.append(step)
             if saved:
@@ -188,7 +176,39 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     well = pd.DataFrame([{"after": t + 1} | step.health for t, step in enumerate(steps)])
     final = route(groups[: len(steps)], router, k, embed) if router is not None and steps else None
     memory = steps[-1].memory if steps else Memory()
-    return Run(lab, recipe, groups, [start, *(step.state for step in steps)], table, well, memory, final, stopped)
+    states = [start, *(start | step.state for step in steps)]
+    return Run(lab, recipe, groups, states, table, well, memory, final, stopped)
+
+
+def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | None, merge: Merge | None,
+            start: Weights, last: Step) -> Step:  # fmt: skip
+    """Edit one more batch; the model then carries the weights that answer. ``start`` gains what was not edited before."""
+    put_back(lab.arch, start | (last.plain if merge is None or merge.base == "plain" else last.state))
+    made = edit(lab, batch, recipe, memory=last.memory, basis=basis)
+    for name in made.deltas:
+        if name not in start:
+            start[name] = lab.arch.weight(name).module.weight.detach().clone()
+    write(lab.arch, made.deltas)
+    step = Step.of(lab, start, remember(lab, batch, recipe, last.memory, basis))
+    if merge is not None:
+        step.state = merge.merged(start | last.state, step.plain)
+        put_back(lab.arch, step.state)
+    return step
+
+
+def check(batches: Sequence[Sequence[Fact]], every: int) -> None:
+    """Raise a ValueError for batches or a pace that cannot be run."""
+    if not batches or not all(batches):
+        empty = sum(not batch for batch in batches)
+        raise ValueError(f"{len(batches)} batches given, {empty} of them empty; give facts in each")
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every is {every!r}; measure after every 1, 2, ... batches")
+
+
+def lab_reference(lab: Lab) -> Reference:
+    """32 documents about the lab world and their beginnings, as the model reads them now."""
+    texts = lab_text(32, seed=9)
+    return Reference.of(lab, texts, [" ".join(text.split()[:6]) for text in texts])
 
 
 def route(batches: Sequence[Sequence[Fact]], unrelated: Sequence[str], k: int, embed: Embed | None) -> Router:

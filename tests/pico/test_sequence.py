@@ -243,3 +243,14 @@ def test_bad_merges():
         Merge(1.5)
     with pytest.raises(ValueError, match="base is 'both'; choose plain or merged"):
         Merge(base="both")
+
+
+def test_recipes_that_change_other_weights_each_time(pico, reference):
+    """Knowledge neurons sit in other layers for other facts; all come back, and every state holds all of them."""
+    before = bits(pico)
+    made = sequence(pico, BATCHES, "kn", reference=reference, threshold=0.9, steps=4)
+    assert same(pico, before)
+    assert all(set(state) == set(made.states[0]) for state in made.states)
+    with made.applied():
+        assert not same(pico, before)
+    assert same(pico, before)
