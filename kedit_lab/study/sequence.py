@@ -182,7 +182,7 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
 
 def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | None, merge: Merge | None,
             start: Weights, last: Step) -> Step:  # fmt: skip
-    """Edit one more batch; the model then carries the weights that answer. ``start`` gains what was not edited before."""
+    """Edit one more batch; the model then carries the weights that answer. ``start`` gains newly edited weights."""
     put_back(lab.arch, start | (last.plain if merge is None or merge.base == "plain" else last.state))
     made = edit(lab, batch, recipe, memory=last.memory, basis=basis)
     for name in made.deltas:
