@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit_lab.edit.recipe import Neurons
-from kedit_lab.edit.weights import Change, put_back, summed, write
+from kedit_lab.edit.weights import Change, keep, put_back, summed, write
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tokens import fact_row, target_ids
@@ -78,7 +78,8 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Neurons) -> tuple[dict[str, C
                 if mask.any() and shift.any()
             }
             total = summed(total, deltas)
-            originals = write(lab.arch, deltas) | originals
+            keep(lab.arch, deltas, originals)
+            write(lab.arch, deltas)
     finally:
         put_back(lab.arch, originals)
     if not total:

@@ -20,7 +20,7 @@ from kedit_lab.edit.post import prune_delta, rect_delta
 from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.recipes import find
 from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved
-from kedit_lab.edit.weights import Change, add, put_back, summed, write
+from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.model.lab import Lab
@@ -66,7 +66,8 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
             curves += found
             total = summed(total, deltas)
             if len(parts) > 1:  # the next fact is computed on the model as edited so far
-                originals = write(lab.arch, deltas) | originals
+                keep(lab.arch, deltas, originals)
+                write(lab.arch, deltas)
     finally:
         put_back(lab.arch, originals)
     if not total:

@@ -1,5 +1,7 @@
 """Writing weight changes into a model and taking them out again, bit for bit."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,13 @@ from kedit_lab.model.arch import Arch, Projection
 from kedit_lab.types import Delta, Dense
 
 Change = Delta | Dense
+
+
+def keep(arch: Arch, names: Iterable[str], originals: dict[str, Tensor]) -> None:
+    """Note the weights as they are in ``originals``, those that are not noted there yet."""
+    for name in names:
+        if name not in originals:
+            originals[name] = arch.weight(name).module.weight.detach().clone()
 
 
 def write(arch: Arch, deltas: dict[str, Change]) -> dict[str, Tensor]:

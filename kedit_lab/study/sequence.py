@@ -19,7 +19,7 @@ from kedit_lab.edit.recipe import AnyRecipe, Recipe
 from kedit_lab.edit.recipes import find
 from kedit_lab.edit.router import Decision, Embed, Router
 from kedit_lab.edit.run import Basis, edit, remember
-from kedit_lab.edit.weights import put_back, write
+from kedit_lab.edit.weights import keep, put_back, write
 from kedit_lab.extract.moments import lab_text
 from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import Report, evaluate
@@ -185,9 +185,7 @@ def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | N
     """Edit one more batch; the model then carries the weights that answer. ``start`` gains newly edited weights."""
     put_back(lab.arch, start | (last.plain if merge is None or merge.base == "plain" else last.state))
     made = edit(lab, batch, recipe, memory=last.memory, basis=basis)
-    for name in made.deltas:
-        if name not in start:
-            start[name] = lab.arch.weight(name).module.weight.detach().clone()
+    keep(lab.arch, made.deltas, start)
     write(lab.arch, made.deltas)
     step = Step.of(lab, start, remember(lab, batch, recipe, last.memory, basis))
     if merge is not None:
