@@ -35,7 +35,7 @@ weigh {answer_weight:g} times others in the loss, since names and fillers cannot
 an RMS norm at each subject mention's last token, from the output of block {readout_layer}, predicts known attributes of
 the subject (weight {readout_weight:g}) through the model's own embeddings, and is thrown away afterwards: it makes the
 early layers gather a subject's attributes at its last token, as causal traces show for large models. Plan and loss
-curve stand in `training.json`.
+curve stand in `training.json`.{note}
 
 | step | loss | loss of object tokens | read-out loss |
 |---|---|---|---|
@@ -93,6 +93,7 @@ def write_card(lab: Lab, world: World, table: pd.DataFrame, norms: list[float], 
     card = TEXT.format(
         **plan | {"layers": config.num_hidden_layers, "width": config.hidden_size, "inner": config.intermediate_size},
         command=COMMAND,
+        note=f" {log['note']}" if "note" in log else "",
         parameters=sum(p.numel() for p in lab.model.parameters()) / 1e6,
         minutes=curve[-1][-1] / 60,
         decay_percent=100 * plan["decay_share"],
