@@ -35,7 +35,8 @@ EAMET = Recipe(
     "eamet",
     "EAMET, Eqs. 11-14",
     "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
-    "also bounds it; in blocks optimised at once (block=1: the paper's order)",
+    "also bounds it; in blocks whose facts see each other (block=1: the paper's order, each fact sees the earlier ones "
+    "only; on the lab model it keeps far fewer facts of dense batches)",
     align="keys",
     start="hidden",
     bound="key",
