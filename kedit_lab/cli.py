@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     mender = command("train-mend", run_train_mend)
     mender.add_argument("--model", default=None)
     mender.add_argument("--out", type=Path, default=data_dir() / "mend" / "editor.safetensors")
-    mender.add_argument("--steps", type=int, default=1500)
+    mender.add_argument("--steps", type=int, default=1200)
     mender.add_argument("--seed", type=int, default=0)
     timer = command("bench", run_bench)
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")

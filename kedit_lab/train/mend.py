@@ -20,7 +20,7 @@ POOL = 600  # facts about as many subjects that the editor is trained on
 EDIT_WEIGHT, LOCALITY_WEIGHT = 0.1, 1.0  # as published
 
 
-def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps: int = 1500, rows: int = 16,
+def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps: int = 1200, rows: int = 16,
                lr: float = 1e-3, seed: int = 0, progress: bool = True) -> list[float]:  # fmt: skip
     """Train an editor of the last three blocks' MLPs and write it; returns the loss every 50 steps.
 
