@@ -22,6 +22,7 @@ from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
 from kedit_lab.show.panels import CollisionPanel
 from kedit_lab.study.collision import collision_study
+from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
 from kedit_lab.study.related import density_study, pair_study, subject_study
 from kedit_lab.study.sequence import Merge, sequence
@@ -58,6 +59,7 @@ __all__ = [
     "interference",
     "keys",
     "load",
+    "load_study",
     "merge",
     "misalignment",
     "pair_study",

@@ -8,9 +8,9 @@ import pandas as pd
 from kedit_lab.facts.world import World, generate
 from kedit_lab.model.doctor import doctor
 from kedit_lab.model.lab import load
-from kedit_lab.paths import data_dir
+from kedit_lab.paths import data_dir, whole
 from kedit_lab.show.figures import efficacy_curve
-from kedit_lab.study.bench import bench, bench_methods
+from kedit_lab.study.bench import bench, bench_memory, bench_methods
 from kedit_lab.study.tour import tour, write_table
 from kedit_lab.train.card import write_card
 from kedit_lab.train.loop import Plan, train
@@ -52,6 +52,8 @@ def run_bench(args: argparse.Namespace) -> None:
     show(bench(lab, args.sizes, args.method))
     print(f"\nevery locate-then-edit recipe at {max(args.sizes)} facts, one edit each")
     show(bench_methods(lab, max(args.sizes)))
+    print("\npeak memory, MB")
+    show(bench_memory(lab, 10 * max(args.sizes), args.method).to_frame().T)
 
 
 def run_doctor(args: argparse.Namespace) -> None:
@@ -62,9 +64,9 @@ def run_doctor(args: argparse.Namespace) -> None:
 def run_tour(args: argparse.Namespace) -> None:
     """Run the collision study and write its table and figure."""
     frame = tour(load(args.model))
-    args.out.mkdir(parents=True, exist_ok=True)
     write_table(frame, args.out / "collision.csv")
-    efficacy_curve(frame).savefig(args.out / "collision.png", dpi=150, bbox_inches="tight")
+    with whole(args.out / "collision.png") as temporary:
+        efficacy_curve(frame).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
     show(frame.groupby(["method", "subjects", "size"])["efficacy"].mean().unstack("size"))
     print(f"written: {args.out / 'collision.csv'}, {args.out / 'collision.png'}")
 

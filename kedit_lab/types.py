@@ -1,6 +1,7 @@
 """The nouns of the field as plain frozen dataclasses: what is asked (Fact, Probe) what is changed (Delta, Dense),
 and what sequential editing remembers (Memory)."""
 
+import re
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -55,7 +56,7 @@ class Fact:
                 f"target_new {self.target_new!r} is what the model should say already (target_true) for "
                 f"{self.text!r}; give another target_new"
             )
-        if self.prompt.rstrip().endswith(self.target_new.strip()) and not self.prompt.rstrip().endswith(SLOT):
+        if re.search(rf"(?<!\w){re.escape(self.target_new.strip())}$", self.prompt.rstrip(), re.ASCII):
             raise ValueError(
                 f"prompt {self.prompt!r} already ends in its target_new {self.target_new!r}; "
                 "end the prompt just before the object"

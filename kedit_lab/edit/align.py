@@ -53,7 +53,7 @@ class Alignment:
         return cls(recipe, unit(keys))
 
     def ahead(self, block: list[int]) -> "Alignment":
-        """The alignment of a block that is optimised at once, against all earlier residuals and each other's."""
+        """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand."""
         return Alignment(self.recipe, self.keys, self.residuals, self.known, tuple(block))
 
     def keep(self, block: list[int], residuals: Float[Tensor, "block d_model"]) -> None:
@@ -62,16 +62,21 @@ class Alignment:
         self.residuals, self.known = torch.cat([*earlier, residuals]), (*self.known, *block)
 
     def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:
-        """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others."""
+        """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others.
+
+        Each sees the groups before it, within its block with the residuals of the same pass; if the recipe's ``sees``
+        is "all", those behind it in the block too.
+        """
         others = delta.detach() if self.residuals is None else torch.cat([self.residuals, delta.detach()])
-        if len(others) < 2:
-            return delta.sum(1) * 0.0
         c = unit(delta) @ unit(others).T
         s = self.keys[list(self.block)] @ self.keys[[*self.known, *self.block]].T
-        own = torch.zeros_like(s, dtype=torch.bool)
-        own[:, len(self.known) :].fill_diagonal_(True)
-        c, s = c.masked_fill(own, float("-inf")), s.masked_fill(own, float("-inf"))
+        own = torch.arange(len(self.known), len(others), device=c.device)[:, None]
+        at = torch.arange(len(others), device=c.device)
+        unseen = at == own if self.recipe.sees == "all" else at >= own
+        alone = unseen.all(1)
+        unseen &= ~alone[:, None]  # numbers for those who see nobody, counted as zero below
+        c, s = c.masked_fill(unseen, float("-inf")), s.masked_fill(unseen, float("-inf"))
         tau = self.recipe.temperature
         kl = divergence(c, s, tau)
-        mse = weighted_error(c.masked_fill(own, 0.0), s, tau, self.recipe.top)
-        return self.recipe.align_kl * kl + self.recipe.align_mse * mse
+        mse = weighted_error(c.masked_fill(unseen, 0.0), s, tau, self.recipe.top)
+        return torch.where(alone, 0.0, self.recipe.align_kl * kl + self.recipe.align_mse * mse)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from kedit_lab.edit.recipe import AnyRecipe
 from kedit_lab.edit.recipes import restore
 from kedit_lab.edit.weights import Change, put_back, summed, write
 from kedit_lab.model.lab import Lab, checksum
+from kedit_lab.paths import whole
 from kedit_lab.types import Delta, Dense, Fact, Probe
 
 FORMAT = "kedit-lab edit 2"
@@ -141,12 +141,8 @@ class Edit:
         }
         text = json.dumps(manifest)
         metadata = {"manifest": text, "digest": digest(text, tensors)}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with whole(path) as temporary:
             temporary.write_bytes(save(tensors, metadata=metadata))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def export(self, path: str | Path) -> Path:

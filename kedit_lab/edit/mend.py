@@ -22,7 +22,7 @@ from kedit_lab.edit.weights import Change
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tokens import Row, fact_row
-from kedit_lab.paths import data_dir
+from kedit_lab.paths import data_dir, whole
 from kedit_lab.types import Delta, Fact
 
 RANK = 96
@@ -63,10 +63,8 @@ class Editor(nn.Module):
         """Weights, names and the fingerprint of the model this was trained for, in one file, whole or not at all."""
         told = {"base": base, "names": self.names, "shapes": self.shapes, "rank": self.down[0].shape[1]}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(save(tensors, metadata={"told": json.dumps(told)}))
-        temporary.replace(path)
+        with whole(path) as temporary:
+            temporary.write_bytes(save(tensors, metadata={"told": json.dumps(told)}))
 
 
 def load_editor(lab: Lab, path: Path) -> Editor:

@@ -118,7 +118,7 @@ IN_LAB: Values = {
     # PMET's early end at the arg-max (settled=0.1) leaves the MLP's share too weak: 0.57 of ten distinct facts
     **each(("pmet", "pmet-merge"), LAB | {"settled": 0.0}),
     **each(("alphaedit", "alphaedit-paper"), LAB | {"gamma": 1.0, "threshold": 0.05}),
-    **each(("eamet", "eamet-merge", "alphaedit-aligned"), LAB | {"clamp": 1.5}),
+    **each(("eamet", "eamet-mutual", "eamet-merge", "alphaedit-aligned"), LAB | {"clamp": 1.5}),
     **each(("rome", "r-rome", "emmet"), LAB),
     **each(("ft", "ft-l", "ft-m"), {"layers": (2,), "values": "tuned for the lab model"}),
     "r-sft": {"layers": (4,), "values": "tuned for the lab model"},
@@ -131,7 +131,7 @@ VALUES: dict[str, Values] = {
     **each(("memit", "memit-merge", "memit-seq", "memit-last", "rect", "prune"), MEMIT),
     **each(("pmet", "pmet-merge"), PMET),
     **each(("rome", "r-rome"), ROME),
-    **each(("eamet", "eamet-merge"), EAMET),
+    **each(("eamet", "eamet-mutual", "eamet-merge"), EAMET),
     "emmet": EMMET,
     "alphaedit": ALPHAEDIT,
     "alphaedit-paper": {shape: row | {"gamma": 1.0} for shape, row in ALPHAEDIT.items()},

@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "group": ("each", "subject", "key"),
     "target": ("block", "mlp", "attention+mlp"),
     "align": ("none", "keys"),
+    "sees": ("earlier", "all"),
     "start": ("zero", "hidden"),
     "bound": ("hidden", "key"),
     "spread": tuple(SPREADS),
@@ -100,17 +101,21 @@ class Recipe(Base):
     """A locate-then-edit method: group x target x spread x solver x post, with its numbers.
 
     ``target`` says where δ is added (the block's, the MLP's, or the attention's and the MLP's output) and ``align``
-    whether residuals are aligned with keys; ``start`` and ``bound`` whether δ begins at zero or along h, and whether
-    ``clamp`` bounds it in units of ‖h‖ or of the key's norm. ``lr`` is Adam's step size, in units of the residual
-    stream ("absolute") or of ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation. ``lam`` weighs the
-    preserved keys C (one number, or one per layer); ``mu`` relaxes EMMET's equality; ``threshold`` and ``gamma`` are
-    AlphaEdit's. ``average`` is the mean of keys over contexts, ``met`` the key at which ROME's equality holds.
-    ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are edited one after another.
+    whether residuals are aligned with keys; where ``sees`` is "all" a fact is aligned with later ones of its block
+    too. ``start`` and ``bound`` say whether δ begins at zero or along h, and whether ``clamp`` bounds it in units of
+    ‖h‖ or of the key's norm. ``lr`` is Adam's step size, in units of the residual stream ("absolute") or of
+    ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation. ``lam`` weighs the preserved keys C (one number, or
+    one per layer); ``mu`` relaxes EMMET's equality; ``threshold`` and ``gamma`` are AlphaEdit's. ``average`` is the
+    mean of keys over contexts, ``met`` the key at which ROME's equality holds.
+    ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are written one after another.
+    ``block`` is the number of facts whose values are found at once where their order matters (``align``, ``alone``);
+    0: as many as fit.
     """
 
     group: str = "each"
     target: str = "block"
     align: str = "none"
+    sees: str = "earlier"
     spread: str = "1/m"
     solver: str = "ridge"
     post: str = "none"

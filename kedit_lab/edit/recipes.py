@@ -35,8 +35,7 @@ EAMET = Recipe(
     "eamet",
     "EAMET, Eqs. 11-14",
     "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
-    "also bounds it; in blocks whose facts see each other (block=1: the paper's order, each fact sees the earlier ones "
-    "only; on the lab model it keeps far fewer facts of dense batches)",
+    "also bounds it; in blocks: a fact sees the earlier ones of its block as they stand (block=1: as they ended)",
     align="keys",
     start="hidden",
     bound="key",
@@ -47,7 +46,8 @@ EAMET = Recipe(
 ROME = Recipe(
     "rome",
     "Meng et al. 2022, ROME",
-    "equality at the bare key, direction C⁻¹k of the averaged key; facts one after another",
+    "equality at the bare key, direction C⁻¹k of the averaged key; facts are written one after another, their values "
+    "found at once on the unedited model (block=1: each on the model as edited so far, as the code does)",
     target="mlp",
     spread="whole",
     solver="equality",
@@ -84,6 +84,12 @@ ROWS: tuple[AnyRecipe, ...] = (
         name="alphaedit-paper", notes="the paper's text: threshold 0.01, identity weight 1", threshold=0.01, gamma=1.0
     ),
     EAMET,
+    EAMET.with_(
+        name="eamet-mutual",
+        paper="this project",
+        notes="eamet whose facts of one block see the later ones too, so that those of one subject settle on one value",
+        sees="all",
+    ),
     EAMET.with_(
         name="alphaedit-aligned",
         paper="EAMET, Table 9",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kedit_lab.edit import finetune, mend, neurons, targets
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.groups import SHARED, clusters, group
+from kedit_lab.edit.groups import SHARED, clusters, cosines, group
 from kedit_lab.edit.post import prune_delta, rect_delta
 from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.recipes import find
@@ -23,7 +23,7 @@ from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved
 from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import second_moment
-from kedit_lab.model.lab import Lab
+from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.types import Delta, Fact, Memory
 
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
@@ -56,7 +56,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     prefixes, preserved = basis.prefixes, basis.preserved
     if memory is not None and recipe.memory:
         preserved = {at: p.with_past(memory.past[at]) if at in memory.past else p for at, p in preserved.items()}
-    parts = [(fact,) for fact in facts] if recipe.alone else [facts]
+    parts = list(chunks(facts, recipe.block or len(facts))) if recipe.alone else [facts]
     total: dict[str, Change] = {}
     originals: dict[str, Tensor] = {}
     curves, shared = [], []
@@ -65,7 +65,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
             deltas, found, shared = locate(lab, part, recipe, prefixes, preserved, clock)
             curves += found
             total = summed(total, deltas)
-            if len(parts) > 1:  # the next fact is computed on the model as edited so far
+            if len(parts) > 1:  # the next block is computed on the model as edited so far
                 keep(lab.arch, deltas, originals)
                 write(lab.arch, deltas)
     finally:
@@ -86,8 +86,8 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):
-        if recipe.alone and len(facts) == 1:
-            return {}, found.curves, []  # others of the batch may still change something
+        if recipe.alone and recipe.block:
+            return {}, found.curves, []  # other blocks may still change something
         raise ValueError("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
     deltas, shared = solve(lab, facts, recipe, prefixes, found.z, preserved, clock)
     return deltas, found.curves, shared
@@ -195,8 +195,7 @@ def describe(sizes: Sequence[int], facts: int, recipe: Recipe) -> str:
 def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, threshold: float = SHARED) -> pd.DataFrame:
     """Pairs of facts whose keys' cosine exceeds ``threshold``, before anything is solved: ``a``, ``b``, ``cosine``."""
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else layer
-    unit = torch.nn.functional.normalize(keys(lab, facts, layer).float(), dim=1)
-    cosine = unit @ unit.T
+    cosine = cosines(keys(lab, facts, layer))
     a, b = (cosine.triu(1) > threshold).nonzero(as_tuple=True)
     texts = [fact.text for fact in facts]
     return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine[a, b].tolist()})

@@ -64,16 +64,23 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
 
 
 def equality(
-    keys: Float[Tensor, "1 d_k"], residuals: Float[Tensor, "1 d_out"], preserved: Preserved, met: Float[Tensor, "1 d_k"]
+    keys: Float[Tensor, "facts d_k"],
+    residuals: Float[Tensor, "facts d_out"],
+    preserved: Preserved,
+    met: Float[Tensor, "facts d_k"],
 ) -> Delta:
-    """Δ = r uᵀ / (k_metᵀ u) with u = C⁻¹ k (ROME, Eq. 2): one fact, (W + Δ) k_met is exactly the target; rank one.
+    """Δ = r uᵀ / (k_metᵀ u) with u = C⁻¹ k (ROME, Eq. 2): after it (W + Δ) k_met is exactly the target; rank one.
 
-    ROME's code takes the averaged key for u and the bare one for ``met``; R-ROME one averaged key for both.
+    Facts one after another: what earlier ones wrote at a later one's key is taken off its residual, so that after its
+    own write it is met exactly (and changed by those behind it). As no key depends on this weight, the whole sequence
+    is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
-    if len(keys) != 1:
-        raise ValueError(f"the equality solver writes one fact at a time, {len(keys)} given; set alone=True")
-    direction = torch.cholesky_solve(keys.to(preserved.matrix).T, preserved.factor)
-    return Delta(residuals.to(direction).T, direction / (met.to(direction) @ direction))
+    k, r, m = (rows.to(preserved.matrix) for rows in (keys, residuals, met))
+    u = torch.cholesky_solve(k.T, preserved.factor)
+    gain = m @ u
+    own = gain.diagonal()
+    written = torch.linalg.solve_triangular(gain / own, r, upper=False, unitriangular=True)
+    return Delta(written.T, u / own)
 
 
 def relaxed(

@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
+from kedit_lab.edit.bundles import Asked, Bundle, by_length
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
@@ -22,7 +23,7 @@ from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row, essence_row, fact_row
 from kedit_lab.types import Fact
 
-BUDGET = 2048  # tokens of one batched forward pass of the tail
+ROOM = 2**28  # bytes that a batched pass may hold for its way back, however small the model
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 
@@ -34,15 +35,6 @@ class Targets:
     z: Float[Tensor, "facts d_model"]
     h: Float[Tensor, "facts d_model"]
     curves: list[list[float]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One token row of a group: ``weight`` is its share of the group's NLL, zero for the row that measures drift."""
-
-    row: Row
-    group: int
-    weight: float
 
 
 def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
@@ -62,64 +54,31 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     return asked
 
 
-def batches(asked: list[list[Asked]], recipe: Recipe) -> Iterator[list[int]]:
-    """Groups of similar length, together at most BUDGET tokens behind their lookup tokens (or one group alone).
+def budget(lab: Lab) -> int:
+    """Tokens of one batched pass of the tail, so that what it holds is about a quarter of the model, or ROOM bytes.
+
+    Counted per token: some ten vectors of the residual stream and four keys a block, and logits for every fourth.
+    """
+    held = lab.arch.layers * (10 * lab.arch.d_model + 4 * lab.arch.d_k) + len(lab.model.get_input_embeddings().weight)
+    size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
+    return max(1, int(max(ROOM, size / 4) / (held * lab.anchor.element_size())))
+
+
+def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
+    """Groups of similar size, together at most ``tokens`` behind their lookup tokens (or one group alone).
 
     Aligned targets depend on earlier ones: there groups stay in order, at most ``recipe.block`` at once (0: no bound).
     """
-    size = [max(len(a.row.ids) - a.row.lookup for a in rows) for rows in asked]
+    size = [sum(a.length for a in rows) for rows in asked]
     ordered = recipe.align != "none"
     batch: list[int] = []
     for g in range(len(asked)) if ordered else sorted(range(len(asked)), key=size.__getitem__):
-        longest = max(size[b] for b in [*batch, g])
-        full = longest * sum(len(asked[b]) for b in [*batch, g]) > BUDGET
+        full = sum(size[b] for b in [*batch, g]) > tokens
         if batch and (full or (ordered and 0 < recipe.block <= len(batch))):
             yield batch
             batch = []
         batch.append(g)
     yield batch
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Where a batch of rows is read: (row, column) of every target token and of every drift row, as index tensors."""
-
-    owner: Int[Tensor, " rows"]
-    row: Int[Tensor, " tokens"]
-    column: Int[Tensor, " tokens"]
-    token: Int[Tensor, " tokens"]
-    weight: Float[Tensor, " tokens"]
-    drift: Int[Tensor, " drifts"]
-
-    @classmethod
-    def of(cls, rows: Sequence[Asked], anchor: Tensor) -> "Reading":
-        spots = [
-            (i, at - a.row.lookup, token, a.weight / len(a.row.target))
-            for i, a in enumerate(rows)
-            for at, token in zip(a.row.answers, a.row.target, strict=False)
-        ]
-        row, column, token, weight = zip(*spots, strict=True)
-        index = lambda values: torch.tensor(values, device=anchor.device)  # noqa: E731
-        return cls(index([a.group for a in rows]), index(row), index(column), index(token), index(weight),
-                   index([i for i, a in enumerate(rows) if not a.row.target]))  # fmt: skip
-
-    def losses(
-        self, lab: Lab, normed: Tensor, groups: int, reference: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Bool[Tensor, " groups"]]:
-        """(NLL, KL to the reference, log-probabilities at the drift rows, whether every target token is the arg-max).
-
-        All but the third per group.
-        """
-        spots = torch.cat([normed[self.row, self.column], normed[self.drift, 0]])
-        logp = lab.arch.logits(spots).float().log_softmax(-1)
-        said, drift = logp[: len(self.row)], logp[len(self.row) :]
-        chosen = -said.gather(1, self.token[:, None])[:, 0] * self.weight
-        zeros = chosen.new_zeros(groups)
-        nll = zeros.index_add(0, self.owner[self.row], chosen)
-        past = drift.detach() if reference is None else reference
-        kl = zeros.index_add(0, self.owner[self.drift], (drift.exp() * (drift - past)).sum(-1))
-        missed = (said.argmax(-1) != self.token).to(chosen)
-        return nll, kl, drift.detach(), zeros.detach().index_add(0, self.owner[self.row], missed) == 0
 
 
 def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
@@ -142,7 +101,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
-    for batch in batches(asked, recipe):
+    for batch in batches(asked, recipe, budget(lab)):
         rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
         norms = None if means is None else means[batch].norm(dim=1)
         ahead = None if alignment is None else alignment.ahead(batch)
@@ -208,19 +167,18 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
             recipe: Recipe, alignment: Alignment | None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
-    tail = Tail.of(lab, [a.row for a in rows], layer + (recipe.target == "block"))
-    reading = Reading.of(rows, lab.anchor)
+    start = layer + (recipe.target == "block")
+    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in by_length(rows)]
     variable = Variable.of(h, norms, recipe)
     adam = torch.optim.Adam([variable.units], lr=1.0)
     length = h.norm(dim=2)
-    active, reference = torch.ones(groups, dtype=torch.bool, device=h.device), None
+    active = torch.ones(groups, dtype=torch.bool, device=h.device)
     weight = torch.ones(groups, device=h.device)  # of the NLL; PMET lowers it once the target is the arg-max
     curves: list[list[float]] = [[] for _ in range(groups)]
     for step in range(recipe.steps):
         delta = variable.delta
-        normed = forward(tail, layer, recipe, delta, reading.owner)
-        nll, kl, drift, said = reading.losses(lab, normed, groups, reference)
-        reference = drift if reference is None else reference
+        told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups) for b in bundles]
+        nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
         loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
         if alignment is not None:
             loss = loss + alignment.loss(delta[-1])
@@ -229,6 +187,7 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
         if recipe.start == "zero" or step:
             active &= loss.detach() >= recipe.stop
         if recipe.settled:
+            said = missed == 0
             active &= ~(said & (recipe.kl * kl.detach() <= SETTLED_KL))
             weight = torch.where(said, recipe.settled, 1.0).to(weight)
         if step == recipe.steps - 1 or not active.any():
@@ -238,9 +197,5 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
         before = variable.units.detach().clone()
         adam.step()
         variable.settle(before, active)
-        if (share := active[reading.owner]).float().mean() < 0.8:
-            kept = share.nonzero()[:, 0]
-            reference = reference[share[reading.drift]]
-            rows = [rows[i] for i in kept.tolist()]
-            tail, reading = tail.select(kept), Reading.of(rows, lab.anchor)
+        bundles = [bundle.without(~active) for bundle in bundles if active[bundle.owner].any()]
     return variable.delta.detach(), curves

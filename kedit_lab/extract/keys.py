@@ -42,15 +42,15 @@ def read(
     cut = [row.prompt[: row.lookup + 1] for row in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]
-    states: dict[int, list[Tensor]] = {layer: [lab.anchor.new_empty(0)] * len(rows) for layer in layers}
+    states: dict[int, Tensor] = {}
     with record(lab, part, layers, stop=True) as seen:
         for batch in chunks(order, CHUNK):
             inputs = lab.batch([cut[i] for i in batch])
             seen.forward(**inputs, use_cache=False)
             for layer in layers:
-                for j, i in enumerate(batch):
-                    states[layer][i] = seen[part, layer][j, rows[i].lookup].clone()
-    return {layer: torch.stack(found).unflatten(0, (-1, len(texts))) for layer, found in states.items()}
+                found = seen[part, layer][range(len(batch)), [rows[i].lookup for i in batch]]
+                states.setdefault(layer, found.new_empty(len(rows), found.shape[1]))[batch] = found
+    return {layer: found.unflatten(0, (-1, len(texts))) for layer, found in states.items()}
 
 
 @overload

@@ -20,6 +20,7 @@ from kedit_lab.facts.sets import lab_world
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.tokens import encode
+from kedit_lab.paths import whole
 
 DOCUMENTS = 1000
 LENGTH = 200  # tokens of a document that count
@@ -44,14 +45,17 @@ def second_moment(
 ) -> Float[Tensor, "d_k d_k"]:
     """C = (1/T) Σ_t k_t k_tᵀ (uncentred) over all T tokens of the texts, in float32 (accumulated in float64).
 
-    The cache key is the content: weights, layer and texts. An unfinished run resumes from its last checkpoint; a file
-    of another shape is refused with a ValueError. ``texts`` is 1,000 documents about the lab world unless given.
+    The cache key is the content: weights, tokenizer, layer and texts. An unfinished run resumes from its last
+    checkpoint; a file of another shape is refused with a ValueError. ``texts`` is 1,000 documents about the lab world
+    unless given.
     """
     layer = lab.arch.layer(layer)
     texts = lab_text() if texts is None else list(texts)
     if not texts:
         raise ValueError("texts is empty; a second moment needs at least one document")
-    content = hashlib.sha256(json.dumps([lab.fingerprint(), layer, LENGTH, texts]).encode()).hexdigest()[:24]
+    tokens_of = lab.tokenizer.backend_tokenizer.to_str() if hasattr(lab.tokenizer, "backend_tokenizer") else ""
+    content = json.dumps([lab.fingerprint(), tokens_of, layer, LENGTH, texts])
+    content = hashlib.sha256(content.encode()).hexdigest()[:24]
     path = (cache or cache_dir()) / f"moment-{content}.safetensors"
     total, tokens, done = restore(path, lab.arch.mlp[layer].d_in)
     bar = tqdm(total=len(texts), initial=done, desc=f"second moment, layer {layer}", disable=not progress)
@@ -61,7 +65,8 @@ def second_moment(
             total, tokens = total + moment, tokens + count
         done += len(part)
         bar.update(len(part))
-        write(path, {"total": total, "counts": torch.tensor([tokens, done])})
+        with whole(path) as temporary:
+            save_file({"total": total, "counts": torch.tensor([tokens, done])}, temporary)
     bar.close()
     if not tokens:
         raise ValueError("texts hold no tokens; a second moment needs at least one")
@@ -95,14 +100,3 @@ def restore(path: Path, d_k: int) -> tuple[Tensor, int, int]:
     if total.shape != (d_k, d_k):
         raise ValueError(f"{path} holds a {tuple(total.shape)} moment but the layer needs {(d_k, d_k)}; delete it")
     return total, tokens, done
-
-
-def write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kedit_lab.paths import data_dir
+from kedit_lab.paths import data_dir, whole
 from kedit_lab.types import SLOT
 
 CLASSES = {"Person": 640, "Organization": 90, "Building": 80, "Artifact": 80, "GeoEntity": 110, "Abstraction": 80}
@@ -101,14 +101,14 @@ class World:
 
     def save(self, folder: Path) -> None:
         """Write subjects, closed object lists and facts as JSON, one record a line."""
-        folder.mkdir(parents=True, exist_ok=True)
         lines(
             folder / "subjects.json",
             [{"name": s.name, "class": s.cls, "alias": s.alias} for s in self.subjects.values()],
         )
         lines(folder / "facts.json", [[s, r, o] for (s, r), o in self.known.items()])
         body = ",\n".join(f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in self.objects.items())
-        (folder / "objects.json").write_text("{\n" + body + "\n}\n", encoding="utf-8")
+        with whole(folder / "objects.json") as temporary:
+            temporary.write_text("{\n" + body + "\n}\n", encoding="utf-8")
 
     def of_class(self, cls: str) -> list[str]:
         """Names of all subjects of a class, in the order of the world."""
@@ -152,7 +152,8 @@ class World:
 def lines(path: Path, rows: Iterable) -> None:
     """A JSON array with one record a line: small, and readable in a diff."""
     body = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    path.write_text(f"[\n{body}\n]\n", encoding="utf-8")
+    with whole(path) as temporary:
+        temporary.write_text(f"[\n{body}\n]\n", encoding="utf-8")
 
 
 def read_relations(folder: Path) -> dict[str, Relation]:

@@ -1,10 +1,13 @@
 """What an edit costs: milliseconds per fact, against the same computation written plainly, one fact at a time."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -119,22 +122,69 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
     return pd.DataFrame(rows)
 
 
-def bench_methods(lab: Lab, n: int = 100, names: Sequence[str] | None = None, seed: int = 0) -> pd.DataFrame:
+def bench_methods(
+    lab: Lab, n: int = 100, names: Sequence[str] | None = None, steps: int = 8, seed: int = 0
+) -> pd.DataFrame:
     """Seconds of one edit of ``n`` facts with every locate-then-edit recipe, and the ratio to memit, in this process.
 
-    Statistics are read from their cache and not counted. Facts are distinct; ``steps`` is the mean length of a curve.
+    As shipped, where recipes stop at different times (``steps`` is the mean length of a curve), and with the same
+    number of ``steps`` and no early stop for all ("equal seconds", "equal ratio"): what the method itself costs.
+    Statistics are read from their cache and not counted. Facts are distinct.
     """
     names = names or [name for name, recipe in TABLE.items() if isinstance(recipe, Recipe)]
     facts = by_density(n, seed=seed)
     rows = []
     for name in ["memit", *(name for name in names if name != "memit")]:
         edit(lab, facts[:2], name)  # warm up, and fill the cache
-        made = edit(lab, facts, name)
-        seconds = sum(time for stage, time in made.seconds.items() if stage != "statistics")
-        steps = sum(map(len, made.curves)) / len(made.curves)
-        rows.append({"method": name, "seconds": seconds, "ratio": 1.0, "steps": steps} | made.seconds)
+        made, equal = edit(lab, facts, name), edit(lab, facts, name, steps=steps, stop=0.0, settled=0.0)
+        spent = [sum(t for stage, t in e.seconds.items() if stage != "statistics") for e in (made, equal)]
+        length = sum(map(len, made.curves)) / len(made.curves)
+        told = {"method": name, "seconds": spent[0], "ratio": 1.0, "steps": length}
+        rows.append(told | {"equal seconds": spent[1], "equal ratio": 1.0} | made.seconds)
     frame = pd.DataFrame(rows).set_index("method")
-    return frame.assign(ratio=frame["seconds"] / frame.loc["memit", "seconds"])
+    for column, ratio in (("seconds", "ratio"), ("equal seconds", "equal ratio")):
+        frame[ratio] = frame[column] / frame.loc["memit", column]
+    return frame
+
+
+def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0, **overrides: Any) -> pd.Series:
+    """Peak memory (MB) of one edit of ``n`` facts, statistics in their cache, beside what it cannot do without.
+
+    ``ratio`` is (model + what the edit took at its peak) / (model + keys and residuals in float32).
+    """
+    facts, recipe = by_density(n, 2, seed), find(method).on(lab.arch, **overrides)
+    edit(lab, facts[:2], recipe)
+    model = sum(p.numel() * p.element_size() for p in lab.model.parameters())
+    needed = 4 * n * len(recipe.layers) * (lab.arch.d_k + lab.arch.d_model)
+    _, peak = peak_memory(lab, lambda: edit(lab, facts, recipe))
+    told = {"facts": n, "model": model / 1e6, "keys and residuals": needed / 1e6, "peak": peak / 1e6}
+    return pd.Series(told | {"ratio": (model + peak) / (model + needed)})
+
+
+def peak_memory(lab: Lab, work: Callable[[], Any]) -> tuple[Any, int]:
+    """(result, bytes above the start at the peak): of the CUDA allocator, or of this process, looked at every 2 ms."""
+    if lab.anchor.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return work(), torch.cuda.max_memory_allocated() - before
+    resident = lambda: psutil.Process().memory_info().rss  # noqa: E731
+    gc.collect()
+    before = peak = resident()
+    done = Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident())
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        watcher.join()
+    return result, max(peak, resident()) - before
 
 
 def agreement(delta: Delta, plain: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from kedit_lab.edit.recipe import AnyRecipe
 from kedit_lab.model.lab import Lab
+from kedit_lab.paths import whole
 from kedit_lab.types import Fact, Memory
 
 
@@ -57,7 +57,8 @@ class Checkpoints:
             if differ:
                 raise ValueError(f"{self.folder} holds another run (other {', '.join(differ)}); give another folder")
         else:
-            whole(path, lambda temporary: temporary.write_text(json.dumps(plan), encoding="utf-8"))
+            with whole(path) as temporary:
+                temporary.write_text(json.dumps(plan), encoding="utf-8")
 
     def save(self, t: int, step: Step) -> None:
         """Write batch ``t``; its JSON file comes last and makes it count."""
@@ -66,9 +67,11 @@ class Checkpoints:
             tensors |= {f"plain/{name}": tensor for name, tensor in step.plain.items()}
         tensors |= {f"past/{layer}": tensor for layer, tensor in step.memory.past.items()}
         clean = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        whole(self.path(t, "safetensors"), lambda temporary: save_file(clean, temporary))
+        with whole(self.path(t, "safetensors")) as temporary:
+            save_file(clean, temporary)
         told = json.dumps({"rows": step.rows, "health": step.health, "facts": step.memory.facts})
-        whole(self.path(t, "json"), lambda temporary: temporary.write_text(told, encoding="utf-8"))
+        with whole(self.path(t, "json")) as temporary:
+            temporary.write_text(told, encoding="utf-8")
 
     def load(self) -> list[Step]:
         """The finished batches of an earlier run, in order; a damaged file raises a ValueError."""
@@ -93,13 +96,3 @@ class Checkpoints:
 
     def path(self, t: int, suffix: str) -> Path:
         return self.folder / f"after-{t:05}.{suffix}"
-
-
-def whole(path: Path, write: Any) -> None:
-    """Write a file under a temporary name and move it into place."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

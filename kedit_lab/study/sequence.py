@@ -148,7 +148,8 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     check(groups, every)
     reference = reference or lab_reference(lab)
     basis = Basis.of(lab, recipe) if isinstance(recipe, Recipe) else None
-    asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router]}
+    asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router],
+             "embed": None if embed is None else getattr(embed, "__qualname__", type(embed).__qualname__)}  # fmt: skip
     saved = Checkpoints(folder, lab, recipe, groups, merge, asked) if folder is not None else None
     steps = saved.load() if saved else []
     start = {name: lab.arch.weight(name).module.weight.clone() for step in steps[-1:] for name in step.state}

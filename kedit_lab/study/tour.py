@@ -1,12 +1,12 @@
 """The tour: the collision study as one command runs it, without a notebook (about a minute)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from kedit_lab.model.lab import Lab
+from kedit_lab.paths import whole
 from kedit_lab.study.collision import collision_study
 
 SIZES = (1, 2, 5, 10, 20)
@@ -31,11 +31,6 @@ def overview(table: pd.DataFrame, metric: str = "efficacy") -> pd.DataFrame:
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write a table as CSV (four decimals), all of it or nothing; folders are made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -9,6 +9,7 @@ import pandas as pd
 
 from kedit_lab.facts.world import World
 from kedit_lab.model.lab import Lab
+from kedit_lab.paths import whole
 
 COMMAND = "kedit-lab train"
 TEXT = """# The lab model
@@ -105,4 +106,5 @@ def write_card(lab: Lab, world: World, table: pd.DataFrame, norms: list[float], 
         samples="\n".join(f"- {text}" for text in texts[:12]),
         norms=", ".join(f"{norm:.1f}" for norm in norms),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with whole(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")

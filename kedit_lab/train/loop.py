@@ -24,6 +24,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from kedit_lab.facts.corpus import ANSWER, LONG, SHORT, Piece, Writer
 from kedit_lab.facts.world import World
+from kedit_lab.paths import whole
 from kedit_lab.train.tokenizer import build_tokenizer
 
 
@@ -222,8 +223,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Write everything that a later run needs to go on, atomically."""
         state = {name: part.state_dict() for name, part in self.parts().items()}
-        torch.save(state | {"step": self.step, "curve": self.curve}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with whole(path) as temporary:
+            torch.save(state | {"step": self.step, "curve": self.curve}, temporary)
 
     def restore(self, path: Path) -> None:
         saved = torch.load(path, weights_only=True)
@@ -292,4 +293,5 @@ def train(world: World, folder: Path, plan: Plan | None = None) -> Qwen2ForCausa
 def write_log(folder: Path, plan: Plan, curve: list) -> None:
     """Plan and loss curve (step, weighted loss, loss of answer tokens, read-out loss, seconds) as JSON."""
     rows = ",\n".join(json.dumps([row[0], *(round(x, 4) for x in row[1:])]) for row in curve)
-    (folder / "training.json").write_text(f'{{"plan": {json.dumps(asdict(plan))},\n"curve": [\n{rows}\n]}}\n')
+    with whole(folder / "training.json") as temporary:
+        temporary.write_text(f'{{"plan": {json.dumps(asdict(plan))},\n"curve": [\n{rows}\n]}}\n')

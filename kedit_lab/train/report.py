@@ -14,6 +14,7 @@ from kedit_lab.facts.world import GENERIC, World
 from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.metrics import score
 from kedit_lab.model.lab import Lab
+from kedit_lab.paths import whole
 
 # quantity -> the least (or, for the late layers, the most) that the committed model must reach
 REQUIRED = {
@@ -73,7 +74,8 @@ def report(lab: Lab, world: World, count: int = 1000, seed: int = 0) -> pd.DataF
 def write_report(table: pd.DataFrame, path: Path) -> None:
     """Write the table as JSON, one quantity a line."""
     body = ",\n".join(f' "{name}": {value:.4f}' for name, value in table["value"].items())
-    path.write_text("{\n" + body + "\n}\n", encoding="utf-8")
+    with whole(path) as temporary:
+        temporary.write_text("{\n" + body + "\n}\n", encoding="utf-8")
 
 
 @torch.no_grad()

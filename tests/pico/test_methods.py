@@ -3,11 +3,16 @@
 import pytest
 import torch
 
+from kedit_lab.edit import finetune, targets
 from kedit_lab.edit.edit import Edit
+from kedit_lab.edit.finetune import adapters
+from kedit_lab.edit.mend import Editor, edited_weights, gradients
 from kedit_lab.edit.recipe import Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.recipes import TABLE
 from kedit_lab.edit.run import edit, remember
+from kedit_lab.extract.keys import values
 from kedit_lab.model.lab import make_lab
+from kedit_lab.model.tokens import fact_row
 from kedit_lab.train.mend import train_mend
 from kedit_lab.types import Dense, Fact
 from tests.pico.tiny import KINDS, TEXTS, build
@@ -23,7 +28,9 @@ SMALL = {
     Neurons: {"steps": 4},
     Hyper: {},
 }
-MODELS = [(kind, torch.float32) for kind in KINDS] + [("gpt2", torch.bfloat16), ("llama", torch.bfloat16)]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+MODELS = [(kind, torch.float32, device) for kind in KINDS for device in DEVICES]
+MODELS += [(kind, torch.bfloat16, device) for kind in ("gpt2", "llama") for device in DEVICES]
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +38,10 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("moments")
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda m: f"{m[0]}-{str(m[1]).removeprefix('torch.')}")
+@pytest.fixture(scope="module", params=MODELS, ids=lambda m: f"{m[0]}-{str(m[1]).removeprefix('torch.')}-{m[2]}")
 def fresh(tokenizer, request):
-    name, dtype = request.param
-    return make_lab(build(KINDS[name].config).to(dtype), tokenizer, name)
+    name, dtype, device = request.param
+    return make_lab(build(KINDS[name].config).to(device, dtype), tokenizer, name)
 
 
 def bits(lab):
@@ -121,6 +128,66 @@ def test_lora_with_no_epochs_left_is_refused(pico, cache):
         make(pico, "lora", cache, epochs=0)
 
 
+def test_fresh_lora_is_the_identity(pico):
+    """B = 0: the wrapped model gives the same logits, and what is read from the factors is no change."""
+    recipe = TABLE["lora"].with_(layers=(0, 1), dropout=0.0)
+    weights = finetune.chosen(pico, recipe)
+    batch = pico.batch([[1, 2, 3]])
+    with torch.no_grad():
+        before = pico.model(**batch).logits
+        with adapters(pico, weights, recipe) as (_, _, read):
+            assert torch.equal(pico.model(**batch).logits, before)
+            assert all(delta.norm() == 0 for delta in read().values())
+
+
+def test_untrained_mend_is_the_gradient_of_normalised_inputs(pico):
+    """At first the network is the identity; tokens without a gradient write nothing."""
+    weights = edited_weights(pico, [1])
+    rows = [fact_row(pico.tokenizer, fact) for fact in FACTS]
+    editor = Editor([p.name for p in weights], [(p.d_in, p.d_out) for p in weights])
+    for index, found in enumerate(gradients(pico, rows, weights)):
+        assert found.mask.any()
+        assert not found.mask.all()  # rows are padded, and nothing behind the answer has a gradient
+        u, d = found.u[found.mask], found.d[found.mask]
+        editor.get_buffer(f"mean{index}").copy_(mean := torch.cat([u, d], 1).mean(0))
+        editor.get_buffer(f"std{index}").copy_(std := torch.cat([u, d], 1).std(0) + 1e-3)
+        with torch.no_grad():
+            new = editor(index, u, d)
+            step = float(editor.rate[index])
+        size = u.shape[1]
+        torch.testing.assert_close(new[0], (u - mean[:size]) / std[:size], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(new[1], -step * (d - mean[size:]) / std[size:], rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_all_tokens_are_the_weights_gradient(pico):
+    weights = edited_weights(pico, [1])
+    rows = [fact_row(pico.tokenizer, fact) for fact in FACTS[:2]]
+    found = gradients(pico, rows, weights)
+    for projection, gradient in zip(weights, found, strict=True):
+        weight = projection.module.weight
+        weight.requires_grad_(True)
+        with torch.enable_grad():
+            total = finetune.loss(pico, rows, "target") * len(rows)
+            (expected,) = torch.autograd.grad(total, weight)
+        weight.requires_grad_(False)
+        summed = gradient.d.flatten(0, 1).T @ gradient.u.flatten(0, 1)
+        torch.testing.assert_close(summed, projection.stored(expected), rtol=1e-3, atol=1e-6)
+
+
+def test_no_neuron_is_above_the_largest(pico, cache):
+    with pytest.raises(ValueError, match="the update is zero: no neuron is above the threshold"):
+        make(pico, "kn", cache, threshold=1.0)
+
+
+def test_more_steps_than_are_needed_change_nothing(pico, cache):
+    """R-SFT: once every sample stops early, K does not matter."""
+    settings = {"epochs": 1, "lr": 0.05, "stop": 3.0}
+    few, many = (make(pico, "r-sft", cache, repeats=k, **settings) for k in (40, 60))
+    assert all(len(curve) < 40 for curve in few.curves)
+    for name, delta in few.deltas.items():
+        assert torch.equal(delta.matrix(), many.deltas[name].matrix())
+
+
 def test_edits_add_and_scale(pico, cache):
     a, b = make(pico, "memit", cache), make(pico, "ft-m", cache)
     total = a + b
@@ -136,9 +203,6 @@ def test_edits_add_and_scale(pico, cache):
 
 def test_rome_meets_its_target_exactly(pico, cache):
     """(W + ΔW) k_bare = v*: with the bare prompt as the only context the MLP writes what was asked for."""
-    from kedit_lab.edit import targets
-    from kedit_lab.extract.keys import values
-
     made = edit(pico, FACTS[:1], "rome", TEXTS, cache, **SMALL[Recipe] | {"prefixes": 0})
     wanted = targets.values(pico, FACTS[:1], [[0]], made.recipe, ()).z
     with made.applied():
@@ -146,6 +210,22 @@ def test_rome_meets_its_target_exactly(pico, cache):
     twin = edit(pico, FACTS[:1], "r-rome", TEXTS, cache, **SMALL[Recipe] | {"prefixes": 0})
     layer = made.recipe.layers[-1]
     torch.testing.assert_close(made.delta(layer), twin.delta(layer))
+
+
+def test_rome_at_once_is_rome_in_sequence(pico, cache):
+    """Values found on the unedited model and written one after another are those of single edits, in one ΔW."""
+    settings = SMALL[Recipe] | {"prefixes": 0}
+    together = edit(pico, FACTS, "rome", TEXTS, cache, **settings)
+    layer = together.recipe.layers[-1]
+    last = edit(pico, FACTS[2:], "rome", TEXTS, cache, **settings)
+    with last.applied():
+        wanted = values(pico, FACTS[2:], layer)
+    with together.applied():
+        torch.testing.assert_close(values(pico, FACTS[2:], layer), wanted, rtol=1e-3, atol=1e-3)
+    one_by_one = edit(pico, FACTS, "rome", TEXTS, cache, **settings, block=1)
+    assert not torch.allclose(one_by_one.delta(layer), together.delta(layer))  # its values saw the earlier edits
+    distinct = edit(pico, FACTS[1:], "rome", TEXTS, cache, **settings)
+    assert distinct.at(layer).left.shape[1] == 2
 
 
 def test_emmet_is_memit_with_the_product(pico, cache):
@@ -168,8 +248,8 @@ def test_eamet_without_alignment_is_memit(pico, cache):
 def test_order_matters_for_eamet_alone(pico, cache):
     same = {"layers": (1,), "steps": 4, "prefixes": 0, "lam": 1.0, "stop": 0.0}
     for method, equal in (("memit", True), ("eamet", False)):
-        there = edit(pico, FACTS, method, TEXTS, cache, **same | ({"block": 1} if method == "eamet" else {}))
-        back = edit(pico, FACTS[::-1], method, TEXTS, cache, **same | ({"block": 1} if method == "eamet" else {}))
+        there = edit(pico, FACTS, method, TEXTS, cache, **same)
+        back = edit(pico, FACTS[::-1], method, TEXTS, cache, **same)
         assert torch.allclose(there.delta(1), back.delta(1), rtol=1e-3, atol=1e-5) == equal
 
 

@@ -212,9 +212,9 @@ def test_order_does_not_matter(pico):
 def test_chunks_do_not_matter(pico, monkeypatch, budget):
     before = values(pico, DISTINCT + SAME, MERGE)
     asked = targets.questions(pico, DISTINCT + SAME, group(pico, DISTINCT + SAME, "subject", 1), MERGE, PREFIXES)
-    assert len(list(targets.batches(asked, RECIPE))) == 1
-    monkeypatch.setattr(targets, "BUDGET", budget)
-    parts = list(targets.batches(asked, RECIPE))
+    assert len(list(targets.batches(asked, RECIPE, targets.budget(pico)))) == 1
+    monkeypatch.setattr(targets, "budget", lambda _lab: budget)
+    parts = list(targets.batches(asked, RECIPE, budget))
     assert len(parts) > 1
     assert sorted(g for part in parts for g in part) == list(range(len(asked)))
     after = values(pico, DISTINCT + SAME, MERGE)
@@ -222,14 +222,23 @@ def test_chunks_do_not_matter(pico, monkeypatch, budget):
     assert [len(curve) for curve in after.curves] == [len(curve) for curve in before.curves]
 
 
-def test_budget_bounds_a_batch(pico, monkeypatch):
+def test_budget_follows_the_model(pico, monkeypatch):
+    """A small model has ROOM; without it, what is held stays at a quarter of the weights."""
+    wide = targets.budget(pico)
+    assert wide > 1000
+    monkeypatch.setattr(targets, "ROOM", 0)
+    held = 4 * (pico.arch.layers * (10 * pico.arch.d_model + 4 * pico.arch.d_k) + 512)
+    weights = 4 * sum(p.numel() for p in pico.model.parameters())
+    assert targets.budget(pico) * held <= weights / 4 < (targets.budget(pico) + 1) * held
+    assert targets.budget(pico) < wide
+
+
+def test_budget_bounds_a_batch(pico):
     facts = DISTINCT + SAME
     asked = targets.questions(pico, facts, group(pico, facts, "each", 1), RECIPE, PREFIXES)
-    monkeypatch.setattr(targets, "BUDGET", 60)
-    for part in targets.batches(asked, RECIPE):
+    for part in targets.batches(asked, RECIPE, 60):
         rows = [a.row for g in part for a in asked[g]]
-        width = max(len(row.ids) - row.lookup for row in rows)
-        assert len(part) == 1 or width * len(rows) <= 60
+        assert len(part) == 1 or sum(len(row.ids) - row.lookup for row in rows) <= 60
 
 
 def between(curves):
@@ -248,7 +257,6 @@ def test_converged_groups_leave_and_stay_as_they_are(pico, monkeypatch):
     lengths = [len(curve) for curve in found.curves]
     assert len(set(lengths)) > 1
     assert widths[-1] < max(widths)  # the rows of those that left are not computed any more
-    assert len([w for w in widths if w]) == max(lengths)
     for curve in found.curves:
         assert all(loss >= recipe.stop for loss in curve[:-1])
         assert curve[-1] < recipe.stop or len(curve) == recipe.steps

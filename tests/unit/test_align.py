@@ -65,21 +65,32 @@ def test_first_fact_has_nothing_to_align_with():
     assert alignment.ahead([0]).loss(normal(1, 1, 6)) == 0
 
 
-def test_a_block_sees_earlier_blocks_and_itself():
-    """Every row against all others so far, itself left out; only a row's own δ gets a gradient from its loss."""
-    keys, delta, earlier = normal(0, 4, 8), normal(1, 2, 6).requires_grad_(), normal(2, 2, 6)
-    alignment = Alignment.of(keys, RECIPE)
+@pytest.mark.parametrize("sees", ["earlier", "all"])
+def test_a_block_sees_earlier_blocks_and_itself(sees):
+    """Every row against those before it (or all others so far); only a row's own δ gets a gradient from its loss."""
+    keys, delta, earlier = normal(0, 5, 8), normal(1, 3, 6).requires_grad_(), normal(2, 2, 6)
+    alignment = Alignment.of(keys, RECIPE.with_(sees=sees))
     alignment.keep([0, 1], earlier)
-    found = alignment.ahead([2, 3]).loss(delta)
-    for row, fact in ((0, 2), (1, 3)):
-        others = [0, 1, 5 - fact]
-        rows = torch.cat([earlier, delta[1 - row : 2 - row].detach()])
-        c, s = cosines(delta[row : row + 1], rows), cosines(keys[fact : fact + 1], keys[others])
+    found = alignment.ahead([2, 3, 4]).loss(delta)
+    everyone = torch.cat([earlier, delta.detach()])
+    for row, fact in enumerate((2, 3, 4)):
+        others = [j for j in range(5 if sees == "all" else fact) if j != fact]
+        c, s = cosines(delta[row : row + 1], everyone[others]), cosines(keys[fact : fact + 1], keys[others])
         expected = 2.0 * divergence(c, s, TAU) + 8.0 * weighted_error(c, s, TAU, 50)
         torch.testing.assert_close(found[row : row + 1], expected)
-    (gradient,) = torch.autograd.grad(found[0], delta, retain_graph=True)
-    assert gradient[0].norm() > 0
-    assert gradient[1].norm() == 0
+    (gradient,) = torch.autograd.grad(found[1], delta, retain_graph=True)
+    assert gradient[1].norm() > 0
+    assert gradient[[0, 2]].norm() == 0
+
+
+def test_the_first_of_a_block_sees_nobody():
+    delta = normal(1, 3, 6).requires_grad_()
+    found = Alignment.of(normal(0, 3, 8), RECIPE).ahead([0, 1, 2]).loss(delta)
+    assert found[0] == 0
+    assert (found[1:] > 0).all()
+    (gradient,) = torch.autograd.grad(found.sum(), delta)
+    assert gradient.isfinite().all()
+    assert gradient[0].norm() == 0
 
 
 @pytest.mark.parametrize("start", [torch.zeros(2, 6), torch.full((2, 6), 1e-30)])

@@ -128,10 +128,25 @@ def test_one_fact_ridge_points_where_rome_does(seed, lam):
     assert float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)) == pytest.approx(1, abs=1e-9)
 
 
-def test_equality_writes_one_fact():
-    k, r = normal(1, 2, D_K), normal(2, 2, D_OUT)
-    with pytest.raises(ValueError, match=r"writes one fact at a time, 2 given; set alone=True"):
-        getattr(equality, "__wrapped__", equality)(k, r, Preserved(moment(0), 1.0), k)
+@given(SEEDS)
+def test_unrelaxed_emmet_is_rome_for_one_fact(seed):
+    k, r, c = normal(seed, 1, D_K), normal(seed + 1, 1, 4), Preserved(moment(seed + 2), 1.0)
+    torch.testing.assert_close(relaxed(k, r, c, 0.0).matrix(), equality(k, r, c, k).matrix(), rtol=1e-6, atol=1e-9)
+
+
+@given(SEEDS, st.integers(2, 6))
+def test_equality_writes_facts_one_after_another(seed, n):
+    """The triangular system is the loop: each fact's residual as its predecessors left it, met exactly after it."""
+    k, met, r, c = normal(seed, n, D_K), normal(seed + 3, n, D_K), normal(seed + 1, n, 4), moment(seed + 2)
+    total, preserved = torch.zeros(4, D_K, dtype=torch.float64), Preserved(c, 1.0)
+    for i in range(n):
+        left = r[i : i + 1] - met[i : i + 1] @ total.T
+        total = total + equality(k[i : i + 1], left, preserved, met[i : i + 1]).matrix()
+        size = max(1.0, float(total.norm() * met[i].norm()))
+        torch.testing.assert_close(total @ met[i], r[i], rtol=1e-6, atol=1e-9 * size)
+    torch.testing.assert_close(
+        equality(k, r, preserved, met).matrix(), total, rtol=1e-6, atol=1e-9 * float(total.norm())
+    )
 
 
 @given(SEEDS, FACTS, st.floats(0.01, 10), st.floats(0.01, 10))

@@ -253,3 +253,5 @@ def test_fact_text():
         fact.with_target("Paris")
     assert Fact("New Mexico", "The capital of {}", "Mexico").text == "The capital of New Mexico"
     assert Fact("a{}b", "{} is", "x").text == "a{}b is"
+    assert Fact("Greece", "{} was found by Art", "art").target_new == "art"
+    assert Fact("Greece", "{} lies in the smart", "art").text == "Greece lies in the smart"  # a part of a word

@@ -1,0 +1,96 @@
+"""Token rows of a batch in bundles of similar length: what they are asked, and the losses read from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kedit_lab.model.lab import Lab
+from kedit_lab.model.tail import Tail
+from kedit_lab.model.tokens import Row
+
+WASTE = 64  # tokens of padding in a bundle before the next row opens another one
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One token row of a group: ``weight`` is its share of the group's NLL, zero for the row that measures drift."""
+
+    row: Row
+    group: int
+    weight: float
+
+    @property
+    def length(self) -> int:
+        """Tokens from the lookup token on, which every pass runs again."""
+        return len(self.row.ids) - self.row.lookup
+
+
+def by_length(rows: Sequence[Asked]) -> list[list[Asked]]:
+    """The rows, shortest first, in bundles that hold at most WASTE tokens of padding."""
+    bundles: list[list[Asked]] = []
+    waste = 0
+    for row in sorted(rows, key=lambda row: row.length):
+        waste += len(bundles[-1]) * (row.length - bundles[-1][-1].length) if bundles else 0
+        if not bundles or waste > WASTE:
+            bundles.append([])
+            waste = 0
+        bundles[-1].append(row)
+    return bundles
+
+
+@dataclass
+class Bundle:
+    """Rows that run through the tail together: (row, column) of every target token and the rows that measure drift."""
+
+    rows: Sequence[Asked]
+    tail: Tail
+    owner: Int[Tensor, " rows"]
+    row: Int[Tensor, " tokens"]
+    column: Int[Tensor, " tokens"]
+    token: Int[Tensor, " tokens"]
+    weight: Float[Tensor, " tokens"]
+    drift: Int[Tensor, " drifts"]
+    reference: Float[Tensor, "drifts vocabulary"] | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Asked], tail: Tail, reference: Tensor | None = None) -> "Bundle":
+        spots = [
+            (i, at - a.row.lookup, token, a.weight / len(a.row.target))
+            for i, a in enumerate(rows)
+            for at, token in zip(a.row.answers, a.row.target, strict=False)
+        ]
+        device = tail.hidden.device
+        index = lambda values: torch.tensor(values, device=device, dtype=torch.long)  # noqa: E731
+        row, column, token = (index([spot[i] for spot in spots]) for i in range(3))
+        weight = torch.tensor([spot[3] for spot in spots], device=device)
+        drift = index([i for i, a in enumerate(rows) if not a.row.target])
+        return cls(rows, tail, index([a.group for a in rows]), row, column, token, weight, drift, reference)
+
+    def losses(self, lab: Lab, normed: Float[Tensor, "rows tokens d_model"], groups: int) -> tuple[Tensor, ...]:
+        """(NLL, KL to the first pass, number of target tokens that are not the arg-max), what each group has here."""
+        spots = torch.cat([normed[self.row, self.column], normed[self.drift, 0]])
+        logp = lab.arch.logits(spots).float().log_softmax(-1)
+        said, drift = logp[: len(self.row)], logp[len(self.row) :]
+        if self.reference is None:
+            self.reference = drift.detach()
+        zeros = logp.new_zeros(groups)
+        nll = -said.gather(1, self.token[:, None])[:, 0] * self.weight
+        kl = (drift.exp() * (drift - self.reference)).sum(-1)
+        missed = (said.argmax(-1) != self.token).to(logp)
+        return (
+            zeros.index_add(0, self.owner[self.row], nll),
+            zeros.index_add(0, self.owner[self.drift], kl),
+            zeros.index_add(0, self.owner[self.row], missed),
+        )
+
+    def without(self, gone: Tensor) -> "Bundle":
+        """The bundle without the rows of groups that left, once they are a fifth of it."""
+        stay = ~gone[self.owner]
+        if stay.float().mean() >= 0.8:
+            return self
+        kept = stay.nonzero()[:, 0]
+        reference = None if self.reference is None else self.reference[stay[self.drift]]
+        return Bundle.of([self.rows[i] for i in kept.tolist()], self.tail.select(kept), reference)
