@@ -11,7 +11,7 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row
 
-WASTE = 64  # tokens of padding in a bundle before the next row opens another one
+WASTE = 192  # tokens of padding in a bundle before the next row opens another one
 
 
 @dataclass(frozen=True)
