@@ -1,5 +1,7 @@
 # kedit-lab: `make help` lists the targets. Only the installation needs a network.
 
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
 PYTHON ?= python3
 VENV ?= .venv
 # more words for pip install, for example a mirror with smaller builds
@@ -8,9 +10,10 @@ PIP_ARGS ?=
 LAB_ARGS ?=
 # more words for pytest, for example -k unit
 TEST_ARGS ?=
+# tests and notebooks that run side by side, each on one thread
+WORKERS ?= $(if $(filter 1,$(CORES)),1,2)
 
 # Small models gain nothing from more threads than this, and notebooks run beside each other.
-CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 OMP_NUM_THREADS ?= $(if $(filter 1,$(CORES)),1,2)
 export OMP_NUM_THREADS
 
@@ -41,9 +44,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 test: export HF_HUB_OFFLINE = 1
+test: export OMP_NUM_THREADS = 1
 test: lint ## ruff, the tests, then every notebook against its saved outputs
-	$(BIN)/python -m pytest tests $(TEST_ARGS)
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg notebooks
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/nbval_sanitize.cfg notebooks
 
 format: $(STAMP) ## let ruff repair and format the code, notebooks included
 	$(BIN)/ruff check --fix .

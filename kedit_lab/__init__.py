@@ -24,8 +24,10 @@ from kedit_lab.show.panels import CollisionPanel
 from kedit_lab.study.collision import collision_study
 from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
+from kedit_lab.study.register import results
 from kedit_lab.study.related import density_study, pair_study, subject_study
 from kedit_lab.study.sequence import Merge, sequence
+from kedit_lab.study.sweep import point, sweep
 from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
 
 __all__ = [
@@ -65,16 +67,19 @@ __all__ = [
     "pair_study",
     "paper",
     "passage_accuracy",
+    "point",
     "prune",
     "recipes",
     "record",
     "rect",
     "remember",
     "replace",
+    "results",
     "second_moment",
     "sequence",
     "show",
     "subject_study",
+    "sweep",
     "trace",
     "values",
 ]

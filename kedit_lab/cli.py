@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from kedit_lab.extract.moments import lab_text
 from kedit_lab.facts.world import World, generate
 from kedit_lab.model.doctor import doctor
 from kedit_lab.model.lab import load
 from kedit_lab.paths import data_dir, whole
 from kedit_lab.show.figures import efficacy_curve
 from kedit_lab.study.bench import bench, bench_memory, bench_methods
+from kedit_lab.study.register import EXPERIMENTS, reproduce
+from kedit_lab.study.shapes import CONFIGS, random_lab
 from kedit_lab.study.tour import tour, write_table
 from kedit_lab.train.card import write_card
 from kedit_lab.train.loop import Plan, train
@@ -47,13 +50,28 @@ def run_train_mend(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
-    """Time keys, targets and solve against the plain form of the same computation, and every recipe against memit."""
+    """Time keys, targets and solve against the plain form of the same computation, and every recipe against memit.
+
+    With --shape: peak memory of two steps on a model of that shape with random weights.
+    """
+    if args.shape:
+        lab, texts = random_lab(args.shape), lab_text()[:150]
+        rows = [bench_memory(lab, n, args.method, moment_texts=texts, steps=2, prefixes=0) for n in args.sizes]
+        return show(pd.DataFrame(rows))
     lab = load(args.model)
     show(bench(lab, args.sizes, args.method))
     print(f"\nevery locate-then-edit recipe at {max(args.sizes)} facts, one edit each")
     show(bench_methods(lab, max(args.sizes)))
     print("\npeak memory, MB")
     show(bench_memory(lab, 10 * max(args.sizes), args.method).to_frame().T)
+
+
+def run_reproduce(args: argparse.Namespace) -> None:
+    """Run registered grids into data/results/ (a cut run goes on); without names, list them."""
+    for name in args.names:
+        show(reproduce(load(), name, args.jobs))
+    for name, asked in {} if args.names else EXPERIMENTS.items():
+        print(f"{name:8}{asked.question}")
 
 
 def run_doctor(args: argparse.Namespace) -> None:
@@ -96,8 +114,12 @@ def main(argv: list[str] | None = None) -> None:
     mender.add_argument("--seed", type=int, default=0)
     timer = command("bench", run_bench)
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
+    timer.add_argument("--shape", default=None, help=f"random weights instead: {', '.join(CONFIGS)}")
     timer.add_argument("--method", default="memit")
     timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100])
+    repeat = command("reproduce", run_reproduce)
+    repeat.add_argument("names", nargs="*", metavar="ID", help="ids of the register; none: list them")
+    repeat.add_argument("--jobs", type=int, default=1, help="processes")
     check = command("doctor", run_doctor)
     check.add_argument("model", nargs="?", default=None, help="folder or hub name; the embedded model unless given")
     guide = command("tour", run_tour)

@@ -16,7 +16,7 @@ settings.register_profile("algebra", max_examples=20, deadline=None, derandomize
 settings.load_profile("algebra")
 jaxtyping.install_import_hook("kedit_lab", "beartype.beartype")
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

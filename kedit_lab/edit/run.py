@@ -52,8 +52,9 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
             trained, losses = OTHERS[type(recipe)](lab, facts, recipe)
         return Edit(lab, recipe, facts, trained, base, "", losses, clock)
     with timed(clock, "statistics"):
-        basis = basis or Basis.of(lab, recipe, moment_texts, cache)
-    prefixes, preserved = basis.prefixes, basis.preserved
+        known = basis or Basis.of(lab, recipe, moment_texts, cache)
+    prefixes, preserved = known.prefixes, dict(known.preserved)
+    del known
     if memory is not None and recipe.memory:
         preserved = {at: p.with_past(memory.past[at]) if at in memory.past else p for at, p in preserved.items()}
     parts = list(chunks(facts, recipe.block or len(facts))) if recipe.alone else [facts]
@@ -62,7 +63,8 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     curves, shared = [], []
     try:
         for part in parts:
-            deltas, found, shared = locate(lab, part, recipe, prefixes, preserved, clock)
+            left = preserved if len(parts) == 1 else dict(preserved)  # what is solved once is let go layer by layer
+            deltas, found, shared = locate(lab, part, recipe, prefixes, left, clock)
             curves += found
             total = summed(total, deltas)
             if len(parts) > 1:  # the next block is computed on the model as edited so far
@@ -120,6 +122,7 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     """(deltas per weight, sizes of key clusters): each layer writes its share of what is still missing at the last one.
 
     Keys and current values of a layer are read with the earlier layers' updates in place, as in the reference code.
+    ``preserved`` is emptied on the way: statistics are large.
     """
     deltas: dict[str, Delta] = {}
     originals: dict[str, Tensor] = {}
@@ -132,7 +135,7 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]
             with timed(clock, "solve"):
-                delta = SOLVERS[recipe.solver](k, (z - now) * share, preserved[layer], **extra)
+                delta = SOLVERS[recipe.solver](k, (z - now) * share, preserved.pop(layer), **extra)
             deltas[projection.name] = delta
             shared = clusters(k)
             if layer != recipe.layers[-1]:

@@ -23,7 +23,7 @@ from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row, essence_row, fact_row
 from kedit_lab.types import Fact
 
-ROOM = 2**28  # bytes that a batched pass may hold for its way back, however small the model
+ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 
@@ -55,13 +55,14 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
 
 
 def budget(lab: Lab) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a quarter of the model, or ROOM bytes.
+    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes.
 
-    Counted per token: some ten vectors of the residual stream and four keys a block, and logits for every fourth.
+    Counted per token: some ten vectors of the residual stream and eight keys a block, and logits twice.
     """
-    held = lab.arch.layers * (10 * lab.arch.d_model + 4 * lab.arch.d_k) + len(lab.model.get_input_embeddings().weight)
+    logits = 2 * len(lab.model.get_input_embeddings().weight)
+    held = lab.arch.layers * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
-    return max(1, int(max(ROOM, size / 4) / (held * lab.anchor.element_size())))
+    return max(1, int(max(ROOM, size / 6) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:

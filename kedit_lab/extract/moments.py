@@ -62,7 +62,8 @@ def second_moment(
     while done < len(texts):
         part = texts[done : done + CHECKPOINT]
         for moment, count in moments(lab, layer, part):
-            total, tokens = total + moment, tokens + count
+            total.add_(moment)
+            tokens += count
         done += len(part)
         bar.update(len(part))
         with whole(path) as temporary:
@@ -70,7 +71,7 @@ def second_moment(
     bar.close()
     if not tokens:
         raise ValueError("texts hold no tokens; a second moment needs at least one")
-    return (total / tokens).float().to(lab.anchor.device)
+    return total.div_(tokens).float().to(lab.anchor.device)
 
 
 @torch.no_grad()

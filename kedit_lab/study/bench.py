@@ -147,16 +147,17 @@ def bench_methods(
     return frame
 
 
-def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0, **overrides: Any) -> pd.Series:
+def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0,
+                 moment_texts: Sequence[str] | None = None, **overrides: Any) -> pd.Series:  # fmt: skip
     """Peak memory (MB) of one edit of ``n`` facts, statistics in their cache, beside what it cannot do without.
 
     ``ratio`` is (model + what the edit took at its peak) / (model + keys and residuals in float32).
     """
     facts, recipe = by_density(n, 2, seed), find(method).on(lab.arch, **overrides)
-    edit(lab, facts[:2], recipe)
+    edit(lab, facts[:2], recipe, moment_texts)
     model = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     needed = 4 * n * len(recipe.layers) * (lab.arch.d_k + lab.arch.d_model)
-    _, peak = peak_memory(lab, lambda: edit(lab, facts, recipe))
+    _, peak = peak_memory(lab, lambda: edit(lab, facts, recipe, moment_texts))
     told = {"facts": n, "model": model / 1e6, "keys and residuals": needed / 1e6, "peak": peak / 1e6}
     return pd.Series(told | {"ratio": (model + peak) / (model + needed)})
 
