@@ -22,6 +22,7 @@ from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
 from kedit_lab.show.panels import CollisionPanel
 from kedit_lab.study.collision import collision_study
+from kedit_lab.study.course import check, claim, claims
 from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
 from kedit_lab.study.register import results
@@ -46,6 +47,9 @@ __all__ = [
     "Tuning",
     "akd",
     "betas",
+    "check",
+    "claim",
+    "claims",
     "collision_study",
     "collisions",
     "combine",

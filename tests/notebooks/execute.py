@@ -1,4 +1,5 @@
-"""`make notebooks`: run notebooks from a clean kernel, each in its own folder, and save their outputs.
+"""`make notebooks`: run notebooks from a clean kernel, each in its own folder, and save their outputs; then the
+register of claims, data/claims.csv.
 
 A notebook that fails or writes to stderr is left as it was.
 """
@@ -12,6 +13,10 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+from tests.notebooks.claims import register  # noqa: E402
+
+CLAIMS = ROOT / "data" / "claims.csv"
 KEPT_CELL_METADATA = {"tags", "slideshow", "jupyter"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -72,6 +77,7 @@ def main(arguments: list[str]) -> None:
         if ".ipynb_checkpoints" not in path.parts:
             print(path, flush=True)
             execute(path.resolve())
+    CLAIMS.write_text(register(sorted((ROOT / "notebooks").glob("*.ipynb"))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""Claims: verdicts come from conditions. Answers: right ones are told from wrong ones and are nowhere to be read."""
+
+import json
+
+import pytest
+
+from kedit_lab.study import course
+from kedit_lab.study.course import check, claim, experiments, seal
+
+
+def test_every_experiment_has_a_claim():
+    table = experiments()
+    assert table.index.is_unique
+    assert len(table) == 61
+    assert table["claim"].str.endswith(".").all()
+    assert set(table["paper"]) == {"memit-merge", "s2rke", "eamet", "mm4ke", "seqmmr"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [({"a": True}, "holds"), ({"a": True, "b": False}, "partly"), ({"a": False, "b": False}, "does not hold")],
+)
+def test_the_verdict_follows_from_the_parts(parts, verdict):
+    made = claim("MM-1", parts, {"efficacy": [0.1, 0.3]}, "" if verdict == "holds" else "reasons")
+    assert made.verdict == verdict
+    text = repr(made)
+    assert f"verdict: {verdict}" in text
+    assert text.endswith("measured: efficacy 0.2 (0.1 to 0.3, 2 seeds)")
+    for part, held in parts.items():
+        assert f"{held!s:5} {part}" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("XX-1", {"a": True}, {"n": 1}, ""), "unknown experiment 'XX-1'"),
+        (("MM-1", {}, {"n": 1}, ""), "0 conditions and 1 numbers"),
+        (("MM-1", {"a": False}, {"n": 1}, ""), "does not hold; say why not"),
+        (("MM-1", {"a": True}, {"n": 1}, "because"), "holds; drop why"),
+    ],
+)
+def test_an_incomplete_claim_is_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        claim(*asked)
+
+
+@pytest.fixture
+def sealed(tmp_path, monkeypatch):
+    monkeypatch.setattr(course, "data_dir", lambda: tmp_path)
+    return tmp_path / "answers.json"
+
+
+@pytest.mark.parametrize(
+    ("answer", "step", "right", "wrong"),
+    [
+        (12, 1, [12, 12.0, 13], [14, 9]),
+        (0.31, 0.05, [0.31, 0.34, 0.28], [0.45, 0.1]),
+        ("MEMIT-Merge", 1, ["memit-merge", " memit-merge "], ["memit"]),
+        (True, 1, [True], [False]),
+        ({"rome", "memit"}, 1, [["memit", "ROME"], ("rome", "memit")], [["memit"], ["memit", "pmet"]]),
+    ],
+)
+def test_answers_are_told_apart(sealed, answer, step, right, wrong):
+    seal("99.1", answer, step)
+    assert all(check("99.1", given) == "99.1: right" for given in right)
+    assert all(check("99.1", given) == "99.1: not yet" for given in wrong)
+    assert set(json.loads(sealed.read_text())["99.1"]) == {"kind", "step", "salt", "hash"}
+
+
+def test_an_answer_of_another_kind_or_name_is_refused(sealed):
+    seal("99.1", 3)
+    with pytest.raises(TypeError, match=r"exercise 99\.1 asks for a number, not a word"):
+        check("99.1", "three")
+    with pytest.raises(ValueError, match=r"unknown exercise '99\.2'; those with a checked answer are 99\.1"):
+        check("99.2", 3)
