@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -22,7 +23,7 @@ from kedit_lab.edit.recipes import find
 from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved
 from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
-from kedit_lab.extract.moments import second_moment
+from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.types import Delta, Fact, Memory
 
@@ -107,11 +108,12 @@ class Basis:
         """Read the model as it is now, for a recipe that names its layers (``find(name).on(lab.arch)``)."""
         preserved: dict[int, Preserved | NullSpace] = {}
         for layer in recipe.layers:
-            moment = second_moment(lab, layer, texts, cache)
             if recipe.statistics == "identity":
-                moment = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+                moment = partial(torch.eye, lab.arch.mlp[layer].d_in, device=lab.anchor.device)
+            else:
+                moment = stored(lab, layer, texts, cache)
             if recipe.solver == "null-space":
-                preserved[layer] = NullSpace(moment, recipe.threshold, recipe.gamma)
+                preserved[layer] = NullSpace(moment(), recipe.threshold, recipe.gamma)
             else:
                 preserved[layer] = Preserved(moment, recipe.lam_of(layer))
         return cls(lab.prefixes(recipe.prefixes, recipe.prefix_length), preserved)
@@ -147,17 +149,19 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
 
 
 def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int,
-            prefixes: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(averaged keys of a layer, keys at which an equality holds, current values where the target is stated).
+            prefixes: Sequence[str]) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+    """(averaged keys, keys at which an equality holds if one does, current values where the target is stated).
 
     Values are read behind the bare prompt; R-ROME's, like its keys, are the mean over contexts.
     """
     average = grouped_mean if recipe.average == "grouped" else lambda states: states.mean(1)
     found = read(lab, facts, "key", [layer], prefixes or None, recipe.token)[layer]
-    mean = recipe.solver == "equality" and recipe.met == "mean"
+    equal = recipe.solver == "equality"
+    mean = equal and recipe.met == "mean"
     last = recipe.layers[-1]
     now = read(lab, facts, recipe.written, [last], (prefixes or None) if mean else None, recipe.token)[last].float()
-    return average(found), average(found) if mean else found[:, 0], now.mean(1)
+    k = average(found)
+    return k, (k if mean else found[:, 0]) if equal else None, now.mean(1)
 
 
 def after(lab: Lab, name: str, delta: Change, recipe: Recipe) -> Change:

@@ -22,30 +22,28 @@ SPREADS: dict[str, Callable[[int], float]] = {
 
 
 class Preserved:
-    """λC of one layer: C as it was given, weighed in float64 where it is needed, and factored once."""
+    """λC of one layer, weighed in float64 and factored once; C as it is, or how to read it when its turn comes."""
 
-    def __init__(self, second_moment: Float[Tensor, "d_k d_k"], lam: float) -> None:
+    def __init__(self, second_moment: Tensor | Callable[[], Tensor], lam: float) -> None:
         if not lam > 0:
             raise ValueError(f"lam is {lam}; the weight λ of the preserved keys must be positive")
-        self.moment, self.lam = second_moment, lam
+        self.read = second_moment if callable(second_moment) else lambda: second_moment
+        self.lam = lam
 
     @property
     def matrix(self) -> Float[Tensor, "d_k d_k"]:
         """λC in float64, made anew at every call: large, and the factor is mostly all that is needed."""
-        return self.moment.to(torch.float64, copy=True).mul_(self.lam)
+        return self.read().to(torch.float64, copy=True).mul_(self.lam)
 
     def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "Preserved":
         """λC + Σ k kᵀ over the keys of earlier batches, as in MEMIT's sequential form."""
-        return Preserved(self.matrix.add_(past.to(self.moment.device)), 1.0)
+        matrix = self.matrix
+        return Preserved(matrix.add_(past.to(matrix)), 1.0)
 
     @cached_property
     def factor(self) -> Float[Tensor, "d_k d_k"]:
         """Cholesky factor of λC."""
         return cholesky(self.matrix)
-
-    def rows(self, rows: Float[Tensor, "facts width"]) -> Float[Tensor, "facts width"]:
-        """Keys or residuals in float64, where C is."""
-        return rows.to(self.moment.device, torch.float64)
 
 
 def cholesky(matrix: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "d_k d_k"]:
@@ -66,13 +64,14 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
 
     With fewer facts than key dimensions the equal Woodbury form Δ = R (KᵀQK + I)⁻¹ KᵀQ with Q = (λC)⁻¹ is cheaper.
     """
-    k, r = preserved.rows(keys), preserved.rows(residuals)
-    if len(k) < k.shape[1]:
+    if len(keys) < keys.shape[1]:
+        k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
         spread = torch.cholesky_solve(k.T, preserved.factor)
         inner = k @ spread + torch.eye(len(k), dtype=k.dtype, device=k.device)
         return Delta(r.T, torch.linalg.solve(inner, spread.T).T)
-    factor = cholesky(preserved.matrix.addmm_(k.T, k))
-    return Delta(r.T, torch.cholesky_solve(k.T, factor))
+    matrix = preserved.matrix
+    k, r = keys.to(matrix), residuals.to(matrix)
+    return Delta(r.T, torch.cholesky_solve(k.T, cholesky(matrix.addmm_(k.T, k))))
 
 
 def equality(
@@ -87,7 +86,7 @@ def equality(
     own write it is met exactly (and changed by those behind it). As no key depends on this weight, the whole sequence
     is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
-    k, r, m = map(preserved.rows, (keys, residuals, met))
+    k, r, m = (rows.to(preserved.factor) for rows in (keys, residuals, met))
     u = torch.cholesky_solve(k.T, preserved.factor)
     gain = m @ u
     own = gain.diagonal()
@@ -102,7 +101,7 @@ def relaxed(
 
     Equal to ``ridge`` with λ = α·μ; with μ = 0 and dependent keys the pseudo-inverse of D is taken.
     """
-    k, r = preserved.rows(keys), preserved.rows(residuals)
+    k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
     spread = torch.cholesky_solve(k.T, preserved.factor)
     inner = k @ spread + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
     solved = torch.linalg.solve(inner, spread.T) if mu > 0 else torch.linalg.pinv(inner, hermitian=True) @ spread.T

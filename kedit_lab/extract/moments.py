@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -49,6 +49,13 @@ def second_moment(
     checkpoint; a file of another shape is refused with a ValueError. ``texts`` is 1,000 documents about the lab world
     unless given.
     """
+    return stored(lab, layer, texts, cache, progress)()
+
+
+def stored(
+    lab: Lab, layer: int, texts: Sequence[str] | None = None, cache: Path | None = None, progress: bool = False
+) -> Callable[[], Float[Tensor, "d_k d_k"]]:
+    """The second moment, computed and in its file, to be read when it is needed: C is large, and needed late."""
     layer = lab.arch.layer(layer)
     texts = lab_text() if texts is None else list(texts)
     if not texts:
@@ -71,7 +78,15 @@ def second_moment(
     bar.close()
     if not tokens:
         raise ValueError("texts hold no tokens; a second moment needs at least one")
-    return total.div_(tokens).float().to(lab.anchor.device)
+    return partial(moment_in, path, lab.arch.mlp[layer].d_in, lab.anchor.device)
+
+
+def moment_in(path: Path, d_k: int, device: torch.device) -> Float[Tensor, "d_k d_k"]:
+    """C of a finished file."""
+    total, tokens, _ = restore(path, d_k)
+    if not tokens:
+        raise FileNotFoundError(f"{path} was deleted while an edit needed it; edit again")
+    return total.div_(tokens).float().to(device)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ then one line per point. Names are the ids of the papers' experiments where a gr
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +13,46 @@ import pandas as pd
 
 from kedit_lab.model.lab import Lab
 from kedit_lab.paths import data_dir
-from kedit_lab.study.sweep import sweep
+from kedit_lab.study.compare import CASES, METHODS, compared, tuned
+from kedit_lab.study.related import first_of
+from kedit_lab.study.sweep import MODES, point, sweep
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A grid with what it asks in one sentence."""
+    """A grid with what it asks in one sentence, and what measures a point."""
 
     question: str
     grid: dict[str, Sequence[Any]]
     fixed: dict[str, Any] = field(default_factory=dict)
+    measure: Callable[..., dict[str, Any]] = point
 
 
 LOCATE = ("memit", "memit-merge", "pmet", "alphaedit", "eamet", "eamet-mutual", "eamet-merge")
+S2RKE = ("memit", "pmet", "alphaedit", "rome", "ft-l", "ft-m", "kn", "memit-merge")
 BEHIND = {"contexts": 1, "length": 20}
+FIG5 = ("memit", "memit-merge", "pmet", "pmet-merge", "alphaedit", "rome", "ft-m")
 EXPERIMENTS = {
+    "MM-1": Experiment(
+        "MEMIT-Merge, Figs. 1, 3 and 5: what do batches about one subject, and about many, keep as they grow?",
+        {"method": FIG5, "size": (1, 2, 5, 10, 20, 50), "subjects": ("same", "distinct"), "seed": (0, 1, 2)},
+    ),
+    "S2-1": Experiment(
+        "S2RKE, Figs. 2 and 8a: what do twelve facts keep, the more of them share a subject?",
+        {"mode": MODES, "per_subject": (1, 2, 3, 4, 6), "method": ("memit", "memit-merge"), "seed": tuple(range(5))},
+        {"size": 12},
+    ),
+    "S2-3": Experiment(
+        "S2RKE, Figs. 3 and 8b: which methods treat facts of one subject worse than facts of several?",
+        {"mode": MODES, "method": S2RKE, "subjects": ("same", "distinct"), "seed": tuple(range(5))},
+        {"size": 4},
+    ),
+    "S2-5": Experiment(
+        "S2RKE, Figs. 4, 7 and 8c: does the last of five edits cost the first more if it has the same subject?",
+        {"mode": MODES, "homogeneous": (True, False), "method": ("memit", "memit-merge"), "seed": tuple(range(10))},
+        {"size": 5},
+        first_of,
+    ),
     "EA-9": Experiment(
         "EAMET, Fig. 6: what do 300 facts keep, the more of them share a subject?",
         {"per_subject": (1, 2, 3, 4, 5), "method": LOCATE, "size": (300,), "seed": (0,)},
@@ -38,6 +63,37 @@ EXPERIMENTS = {
         {"size": (100, 1000), "method": LOCATE, "per_subject": (3,), "seed": (0,)},
         BEHIND,
     ),
+    "RS-4": Experiment(
+        "MM4KE, Table 3a: how low must a fact's loss be before R-SFT leaves it?",
+        {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1)},
+        measure=tuned,
+    ),
+    "RS-5": Experiment(
+        "MM4KE, Tables 3b and 7: how many epochs, and how many consecutive steps in each?",
+        {"schedule": ((1, 30), (2, 15), (3, 10), (5, 6), (10, 3), (30, 1), (1, 60), (1, 90)), "seed": (0, 1)},
+        measure=tuned,
+    ),
+    "RS-7": Experiment(
+        "MM4KE, Figs. 2 and 3, Table 4: what do scaling and pruning R-SFT's change keep and give back?",
+        {"scale": (1.0, 0.9, 0.8, 0.6, 0.4), "density": (1.0, 0.5, 0.2, 0.1, 0.05), "seed": (0, 1)},
+        {"questions": 400},
+        measure=tuned,
+    ),
+    "RS-8": Experiment(
+        "MM4KE, Table 4: what do consecutive steps and the early stop do for R-SFT?",
+        {"schedule": ((5, 6), (30, 1)), "stop": (0.0, 0.01, 0.1), "seed": (0, 1)},
+        measure=tuned,
+    ),
+    "RS-9": Experiment(
+        "MM4KE, Tables 6 and 8: which layers should R-SFT train?",
+        {"layers": (*((i,) for i in range(7)), (3, 4, 5), tuple(range(7))), "schedule": ((1, 30),), "seed": (0, 1)},
+        measure=tuned,
+    ),
+    "RS-12": Experiment(
+        "MM4KE, Table 9: what does a smaller learning rate spare?",
+        {"lr": (5e-4, 1e-4, 5e-5), "schedule": ((1, 30),), "seed": (0, 1)},
+        measure=tuned,
+    ),
     "LAB-1": Experiment(
         "How much do the preserved keys' weight λ and the subject's density decide?",
         {"lam": (2.0, 20.0, 200.0), "per_subject": (1, 3), "method": ("memit", "memit-merge", "eamet"), "seed": (0,)},
@@ -47,6 +103,16 @@ EXPERIMENTS = {
         "How much does the early stop decide, beside the alignment?",
         {"stop": (0.0, 0.01, 0.05, 0.2), "per_subject": (3,), "method": ("memit", "eamet"), "seed": (0,)},
         {"size": 150},
+    ),
+    "LAB-3": Experiment(
+        "What does every method keep, spare and cost: distinct subjects, one subject, many facts, one after another?",
+        {"case": CASES, "method": METHODS, "seed": (0,)},
+        measure=compared,
+    ),
+    "LAB-4": Experiment(
+        "EAMET, Tables 10 and 15, Fig. 10: what do the two alignment weights and the number of neighbours decide?",
+        {"align_kl": (0.0, 0.5, 2.0, 8.0), "align_mse": (0.0, 2.0, 8.0, 32.0), "top": (5, 50), "seed": (0, 1)},
+        {"method": "eamet", "size": 36, "per_subject": 3},
     ),
 }
 
@@ -62,7 +128,7 @@ def reproduce(lab: Lab, name: str, jobs: int = 1, progress: bool = True) -> pd.D
     """Run a registered grid, or what is left of it, into data/results/."""
     asked = experiment(name)
     path = data_dir() / "results" / f"{name}.jsonl"
-    return sweep(lab, asked.grid, path, jobs, progress=progress, **asked.fixed)
+    return sweep(lab, asked.grid, path, jobs, measure=asked.measure, progress=progress, **asked.fixed)
 
 
 def results(name: str) -> pd.DataFrame:

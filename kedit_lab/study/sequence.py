@@ -204,9 +204,9 @@ def check(batches: Sequence[Sequence[Fact]], every: int) -> None:
         raise ValueError(f"every is {every!r}; measure after every 1, 2, ... batches")
 
 
-def lab_reference(lab: Lab) -> Reference:
-    """32 documents about the lab world and their beginnings, as the model reads them now."""
-    texts = lab_text(32, seed=9)
+def lab_reference(lab: Lab, count: int = 32) -> Reference:
+    """Some documents about the lab world and their beginnings, as the model reads them now."""
+    texts = lab_text(32, seed=9)[:count]
     return Reference.of(lab, texts, [" ".join(text.split()[:6]) for text in texts])
 
 
