@@ -89,6 +89,18 @@ def heatmap(
     return figure
 
 
+def grid(frame: pd.DataFrame, label: str, title: str = "", vmin: float | int = 0, vmax: float | int = 1) -> Figure:
+    """A table as colours, first row on top: names of ticks and axes are the frame's; what is missing is white."""
+    names = [shown(list(labels)) for labels in (frame.columns, frame.index)]
+    with canvas(6.4, 4.6, title) as (figure, axes):
+        color_grid(axes, frame.to_numpy(dtype=float), "cividis", vmin, vmax, label)
+        axes.set_xticks(range(frame.shape[1]), names[0])
+        axes.set_yticks(range(frame.shape[0]), names[1])
+        axes.set_xlabel(str(frame.columns.name or "").replace("_", " "))
+        axes.set_ylabel(str(frame.index.name or "").replace("_", " "))
+    return figure
+
+
 def bars(
     frame: pd.DataFrame,
     x: str,

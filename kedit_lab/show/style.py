@@ -103,7 +103,8 @@ def color_grid(
     image = axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label=label)
     if max(values.shape) <= NUMBERS_SHOWN:
-        for (row, column), value in np.ndenumerate(values):
+        for row, column in np.argwhere(np.isfinite(values)):
+            value = values[row, column]
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")

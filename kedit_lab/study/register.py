@@ -63,6 +63,10 @@ EXPERIMENTS = {
         {"size": (100, 1000), "method": LOCATE, "per_subject": (3,), "seed": (0,)},
         BEHIND,
     ),
+    "RS-1": Experiment(
+        "MM4KE, Table 1: what do locate-then-edit methods keep of two hundred facts, one after another?",
+        {"method": ("memit", "rome"), "size": (200,), "mode": ("sequential",), "seed": (0,)},
+    ),
     "RS-4": Experiment(
         "MM4KE, Table 3a: how low must a fact's loss be before R-SFT leaves it?",
         {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1)},

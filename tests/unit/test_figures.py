@@ -106,6 +106,16 @@ def test_heatmap(matrix, options, colors):
     assert len(axes.texts) == (matrix.size if len(matrix) <= 6 else 0), "few cells bear their numbers"
 
 
+def test_a_table_is_drawn_with_its_names_and_gaps():
+    table = pd.DataFrame([[1.0, np.nan], [0.25, 0.5]], pd.Index([1, 2], name="after_batch"), ["first", "second"])
+    axes, bar = show.grid(table, "efficacy", "Kept").axes
+    assert axes.get_ylabel() == "after batch"
+    assert axes.get_xlabel() == ""
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["first", "second"]
+    assert bar.get_ylabel() == "efficacy"
+    assert [text.get_text() for text in axes.texts] == ["1.00", "0.25", "0.50"], "no number where there is none"
+
+
 def test_a_tensor_is_drawn_too():
     torch = pytest.importorskip("torch")
     figure = show.heatmap(torch.eye(3))
