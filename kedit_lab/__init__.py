@@ -10,8 +10,9 @@ from kedit_lab.edit.recipes import recipes
 from kedit_lab.edit.router import Router
 from kedit_lab.edit.run import collisions, edit, remember
 from kedit_lab.extract.betas import betas
+from kedit_lab.extract.documents import documents
 from kedit_lab.extract.keys import keys, values
-from kedit_lab.extract.moments import second_moment
+from kedit_lab.extract.moments import moment_drift, second_moment
 from kedit_lab.extract.trace import interchange, trace
 from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.geometry import akd, cosine, misalignment
@@ -56,6 +57,7 @@ __all__ = [
     "cosine",
     "density_study",
     "doctor",
+    "documents",
     "edit",
     "evaluate",
     "facts",
@@ -68,6 +70,7 @@ __all__ = [
     "load_study",
     "merge",
     "misalignment",
+    "moment_drift",
     "pair_study",
     "paper",
     "passage_accuracy",

@@ -25,6 +25,7 @@ from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
+from kedit_lab.model.process import trim
 from kedit_lab.types import Delta, Fact, Memory
 
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
@@ -133,6 +134,7 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
         for index, layer in enumerate(recipe.layers):
             with timed(clock, "keys"):
                 k, met, now = current(lab, facts, recipe, layer, prefixes)
+                trim()  # what the passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]

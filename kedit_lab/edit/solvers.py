@@ -10,6 +10,7 @@ from math import sqrt
 
 import torch
 from jaxtyping import Float
+from scipy.linalg.lapack import dpotrf
 from torch import Tensor
 
 from kedit_lab.types import Delta
@@ -47,16 +48,24 @@ class Preserved:
 
 
 def cholesky(matrix: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "d_k d_k"]:
-    """Cholesky factor; where statistics are rank-deficient, with the smallest ridge that makes it exist."""
+    """Cholesky factor, in the matrix's own memory; with the smallest ridge that makes it exist where C lacks rank."""
+    diagonal = matrix.diagonal().clone()
     for jitter in (0.0, 1e-10, 1e-8, 1e-6):
-        lifted = matrix
-        if jitter:
-            lifted = matrix.clone()
-            lifted.diagonal().add_(jitter * matrix.diagonal().mean())
-        factor, failed = torch.linalg.cholesky_ex(lifted)
+        matrix.diagonal().copy_(diagonal + jitter * diagonal.mean())
+        factor, failed = factored(matrix)
         if not failed:
             return factor
+        matrix.copy_(matrix.triu(1) + matrix.triu(1).T)
     raise ValueError("the second moment is not positive semi-definite; delete its cache file and compute it anew")
+
+
+def factored(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k d_k"], bool]:
+    """(lower factor, whether it failed) of a symmetric matrix; on a CPU in place; its upper half outlives a failure."""
+    if matrix.is_cpu:
+        _, failed = dpotrf(matrix.numpy().T, lower=0, clean=0, overwrite_a=1)
+        return matrix if failed else matrix.tril_(), bool(failed)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return factor, bool(failed)
 
 
 def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved) -> Delta:

@@ -1,9 +1,7 @@
 """Every method on every kind of batch, with all metrics and what it costs; and R-SFT with other numbers (MM4KE)."""
 
-import ctypes
-import gc
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from typing import Any
@@ -16,6 +14,7 @@ from kedit_lab.facts.sets import by_density, distinct_subject, same_subject
 from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.metrics import KINDS, evaluate
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import trim
 from kedit_lab.paths import data_dir
 from kedit_lab.study.bench import peak_memory
 from kedit_lab.study.sweep import written
@@ -98,10 +97,3 @@ def tuned(lab: Lab, schedule: tuple[int, int] = (5, 6), seed: int = 0, size: int
             "steps": steps,
             "longest": max(map(len, made.curves)),
         }
-
-
-def trim() -> None:
-    """Give freed memory back to the system where the C library can, so that the next peak is all there is to see."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

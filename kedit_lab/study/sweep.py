@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,8 @@ from kedit_lab.extract.keys import keys
 from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.geometry import misalignment
 from kedit_lab.measure.metrics import evaluate
-from kedit_lab.model.lab import Lab, load
+from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import Source, loaded, share
 from kedit_lab.study.collision import draw
 from kedit_lab.study.sequence import Run, lab_reference, sequence
 from kedit_lab.types import Fact
@@ -107,27 +107,17 @@ def measured(lab: Lab, points: Sequence[dict[str, Any]], fixed: dict[str, Any], 
     if jobs == 1 or not points:
         yield from ((at, measure(lab, **at, **fixed)) for at in points)
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    source = (lab.name, lab.fingerprint(), str(lab.anchor.dtype).removeprefix("torch."), str(lab.anchor.device))
+    threads, source = share(jobs), Source.of(lab)
     with parallel_config(backend=backend, n_jobs=jobs):
         work = (delayed(remote)(source, threads, measure, at, fixed) for at in points)
         yield from Parallel(return_as="generator_unordered")(work)
 
 
-def remote(source: tuple[str, str, str, str], threads: int, measure: Callable[..., dict[str, Any]], at: dict[str, Any],
+def remote(source: Source, threads: int, measure: Callable[..., dict[str, Any]], at: dict[str, Any],
            fixed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """One point in a worker process, on its share of the cores."""
     torch.set_num_threads(threads)
-    return at, measure(loaded(*source), **at, **fixed)
-
-
-@lru_cache(1)
-def loaded(name: str, base: str, dtype: str, device: str) -> Lab:
-    """A worker's own copy of the model, loaded once. Raises ValueError if it is not the model that was asked about."""
-    lab = load(name, getattr(torch, dtype), device)
-    if lab.fingerprint() != base:
-        raise ValueError(f"{name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1")
-    return lab
+    return at, measure(loaded(source), **at, **fixed)
 
 
 def name_of(at: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kedit_lab.extract import moments
+from kedit_lab.extract.documents import documents
 from kedit_lab.model.lab import make_lab
 from tests.pico.tiny import INNER, KINDS, TEXTS, build
 
@@ -26,7 +27,8 @@ def work(monkeypatch):
         return real(lab, layer, texts)
 
     monkeypatch.setattr(moments, "moments", counted)
-    monkeypatch.setattr(moments, "CHECKPOINT", 2)
+    monkeypatch.setattr(moments, "PIECE", 2)
+    monkeypatch.setattr(moments, "SAVE_EVERY", 0.0)
     return read
 
 
@@ -192,3 +194,54 @@ def test_default_corpus():
     assert len(texts) == 20
     assert texts == moments.lab_text(20) != moments.lab_text(20, seed=2)
     assert all(isinstance(text, str) and text for text in texts)
+
+
+def test_a_stream_is_the_list(pico, tmp_path, work, monkeypatch):
+    """A file gives what its lines give as a list, also when the run is cut and goes on."""
+    lines = [text for text in DOCUMENTS if text]
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(lines))
+    listed = moments.second_moment(pico, 1, lines, tmp_path / "list")
+    assert torch.equal(moments.second_moment(pico, 1, documents(path), tmp_path / "stream"), listed)
+    work.clear()
+    read = moments.moments
+
+    def failing(lab, layer, texts):
+        if len(work) == 4:
+            raise KeyboardInterrupt
+        return read(lab, layer, texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moments, "moments", failing)
+        with pytest.raises(KeyboardInterrupt):
+            moments.second_moment(pico, 1, documents(path), tmp_path / "cut")
+    assert torch.equal(moments.second_moment(pico, 1, documents(path), tmp_path / "cut"), listed)
+    assert work == lines
+    short = moments.second_moment(pico, 1, documents(path, limit=3), tmp_path / "cut")
+    assert torch.equal(short, moments.second_moment(pico, 1, lines[:3], tmp_path / "list"))
+
+
+def test_drift_is_the_way_since_half_as_many(pico, tmp_path, work):
+    texts = DOCUMENTS[:1] * 4 + DOCUMENTS[1:2] * 4
+    rows = moments.moment_drift(pico, 1, texts, tmp_path)
+    assert list(rows["documents"]) == [4, 8]
+    at = {n: naive(pico, 1, texts[:n]).double() for n in (2, 4, 8)}
+    wanted = [float((at[n] - at[n // 2]).norm() / at[n].norm()) for n in (4, 8)]
+    assert list(rows["drift"]) == pytest.approx(wanted, abs=1e-5)
+    assert rows["drift"][0] < 1e-6 < rows["drift"][1]
+
+
+def test_stops_once_the_drift_is_small(pico, tmp_path, work):
+    texts = DOCUMENTS[:1] * 16
+    found = moments.second_moment(pico, 1, texts, tmp_path, tolerance=0.01)
+    assert work == texts[:4]  # the first drift is known after two pieces of two
+    torch.testing.assert_close(found, moments.second_moment(pico, 1, texts, tmp_path), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"tolerance is 1\.0; it is a share of"):
+        moments.second_moment(pico, 1, texts, tmp_path, tolerance=1.0)
+
+
+def test_single_precision_is_close(pico):
+    """What a device without float64 adds up, against float64, over a thousand keys."""
+    flat = torch.randn(1000, INNER, generator=torch.Generator().manual_seed(0))
+    exact, single = (moments.product(flat, dtype).double() for dtype in (torch.float64, torch.float32))
+    assert (single - exact).norm() < 1e-5 * exact.norm()

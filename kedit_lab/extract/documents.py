@@ -1,0 +1,127 @@
+"""Plain text for second moments, read as a stream: text files, JSON lines, parquet, or a data set of the hub."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from io import TextIOWrapper
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 20  # bytes that a hash takes at a time
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A corpus that is never held in memory whole: iterate over it, as often as you like.
+
+    ``digest`` stands for its content: the bits of a file, or a data set's name and revision.
+    """
+
+    source: str
+    field: str
+    limit: int | None
+    digest: str
+    read: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return islice(self.read(), self.limit)
+
+
+def documents(
+    source: str | Path, field: str = "text", limit: int | None = None, split: str = "train", revision: str = ""
+) -> Documents:
+    """Documents of a file (``.txt``: one a line; ``.jsonl``: ``field`` of each line; ``.parquet``: that column; also
+    ``.gz`` of the first two), or of a hub data set (streamed with the package ``datasets``; ``revision`` pins it).
+
+    The first ``limit`` count, all if None. Raises ValueError for another kind of file, a record without the field (with
+    its number), or a data set without a revision, and ImportError with what to install.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; read at least one document, or None for all")
+    path = Path(source)
+    if not path.exists():
+        return from_hub(str(source), field, limit, split, revision)
+    kind = next((suffix for suffix in (".txt", ".jsonl", ".parquet") if suffix in path.suffixes), "")
+    if not kind:
+        raise ValueError(f"{path} is not .txt, .jsonl or .parquet (.gz of the first two); convert it to one of them")
+    readers = {".txt": lines, ".jsonl": json_lines, ".parquet": columns}
+    return Documents(str(path), field, limit, file_digest(path), lambda: readers[kind](path, field))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bits, read in blocks."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def opened(path: Path) -> TextIOWrapper:
+    """A text file, unpacked on the way if it is a ``.gz``."""
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+
+
+def lines(path: Path, _field: str) -> Iterator[str]:
+    """One document a line; empty lines are none."""
+    with opened(path) as file:
+        yield from (line.strip() for line in file if line.strip())
+
+
+def json_lines(path: Path, field: str) -> Iterator[str]:
+    """The field of every line's object."""
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or remove the line") from error
+            yield text_of(record, field, f"{path}, line {number}")
+
+
+def columns(path: Path, field: str) -> Iterator[str]:
+    """The field's column, some rows at a time."""
+    file = optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
+    if field not in file.schema_arrow.names:
+        raise ValueError(f"{path} has no column {field!r}; its columns are {', '.join(file.schema_arrow.names)}")
+    for batch in file.iter_batches(columns=[field]):
+        yield from batch.column(0).to_pylist()
+
+
+def text_of(record: Any, field: str, where: str) -> str:
+    """A record's text. Raises ValueError with the place and what is there instead."""
+    if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        there = (
+            f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is a {type(record).__name__}"
+        )
+        raise ValueError(f"{where} has no text in the field {field!r}; {there}")
+    return record[field]
+
+
+def from_hub(name: str, field: str, limit: int | None, split: str, revision: str) -> Documents:
+    """A hub data set as a stream; its revision stands for its content."""
+    if not revision:
+        raise ValueError(
+            f"{name} is no file, and a data set of the hub needs revision= (a commit), to be the same always"
+        )
+    library = optional("datasets", "datasets")
+
+    def read() -> Iterator[str]:
+        rows = library.load_dataset(name, split=split, revision=revision, streaming=True)
+        return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows))
+
+    return Documents(name, field, limit, f"{name}@{revision}/{split}", read)
+
+
+def optional(module: str, package: str) -> Any:
+    """A module that kedit-lab does not require. Raises ImportError that says what to install."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{package} is needed to read this corpus; run: pip install {package}") from error
