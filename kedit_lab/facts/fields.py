@@ -47,25 +47,34 @@ class Row:
                 raise Misfit(row.place, f"{short(row.value)} is no object")
         return rows
 
-    def needed(self, *keys: str) -> Any:
-        """The value of the first of some fields that is there."""
+    def first(self, keys: tuple[str, ...]) -> Any:
+        """The value of the first of some fields that is there, or None."""
         for key in keys:
-            if self.value.get(key) is not None:
-                return self.value[key]
-        raise Misfit(self.at(keys[0]), f"is missing; this object has {', '.join(map(str, self.value)) or 'no fields'}")
+            value = self.value.get(key)
+            if value is not None:
+                return value
+        return None
+
+    def needed(self, *keys: str) -> Any:
+        """The value of the first of some fields that is there; there has to be one."""
+        value = self.first(keys)
+        if value is None:
+            there = ", ".join(map(str, self.value)) or "no fields"
+            raise Misfit(self.at(keys[0]), f"is missing; this object has {there}")
+        return value
 
     def text(self, *keys: str) -> str:
-        """The text of the first of some fields that is there."""
+        """The text of the first of some fields that is there; there has to be one."""
         return as_text(self.needed(*keys), self.at(keys[0]))
 
     def label(self, *keys: str) -> str:
         """The text of the first of some fields that is there, or "" where none is."""
-        return self.text(*keys).strip() if any(self.value.get(key) is not None for key in keys) else ""
+        value = self.first(keys)
+        return "" if value is None else as_text(value, self.at(keys[0])).strip()
 
     def texts(self, *keys: str) -> tuple[str, ...]:
         """All texts in a field, which may be one text or a list, nested or not; none where it is missing."""
-        key = next((key for key in keys if self.value.get(key) is not None), keys[0])
-        return tuple(flat(self.value.get(key), self.at(key)))
+        return tuple(flat(self.first(keys), self.at(keys[0])))
 
     def answers(self, *keys: str) -> tuple[str, ...]:
         """The spellings of an object: a text, a list of them, or an object with the text under "str"."""
@@ -104,10 +113,10 @@ def as_text(value: Any, place: str) -> str:
     raise Misfit(place, f"{short(value)} is no text")
 
 
-def flat(value: Any, place: str) -> Iterator[str]:
+def flat(value: Any, place: str) -> list[str]:
     """All texts in a text or nested lists of them, in order; blank ones and nulls are left out."""
-    if isinstance(value, list):
-        for part in value:
-            yield from flat(part, place)
-    elif value is not None and (text := as_text(value, place)).strip():
-        yield text
+    if not isinstance(value, list):
+        return [text] if value is not None and (text := as_text(value, place)).strip() else []
+    if all(type(part) is str for part in value) and "".join(value).isascii():  # most lists; a set has a million texts
+        return [part for part in value if part and not part.isspace()]
+    return [text for part in value for text in flat(part, place)]
