@@ -95,7 +95,9 @@ def test_knowedit():
     assert (fact.prompt, fact.target_true) == ("Which family does {} belong to?", "Rock moths")
     assert fact.paraphrases == ("What family are Kaldera?",)
     assert fact.generation == ("Which family does Kaldera belong to?",)
-    assert fact.locality == (Probe("The taxon rank of Kaldera is", "genus", "Relation_Specificity", ("rank of genus",)),)
+    assert fact.locality == (
+        Probe("The taxon rank of Kaldera is", "genus", "Relation_Specificity", ("rank of genus",)),
+    )
     assert fact.portability[0].answer == "ferns"
     assert kf.knowedit(DATA, "ZsRE").report.skipped == 1
     [fact] = kf.knowedit(DATA, "WikiData_counterfact")
@@ -344,7 +346,10 @@ GOOD = json.dumps([edit("Ada"), edit("Bo")]).encode()
         (b"[" * 100_000, "is nested too deeply to be read"),
         (b"[" + b"1" * 5000 + b"]", "record 1: Exceeds the limit"),
         (gzip.compress(GOOD, mtime=0)[:-30], "record [12] ends in the middle: the file is truncated or damaged"),
-        (gzip.compress(GOOD, mtime=0)[:30] + b"?" * 60, "record 1 ends in the middle: the file is truncated or damaged"),
+        (
+            gzip.compress(GOOD, mtime=0)[:30] + b"?" * 60,
+            "record 1 ends in the middle: the file is truncated or damaged",
+        ),
     ],
 )
 def test_broken_files(tmp_path, data, message):
@@ -366,7 +371,7 @@ def test_small_pieces(monkeypatch, size):
 
 
 def test_nothing_there():
-    with pytest.raises(ValueError, match="there is no file at data/missing.json; give a path, or a hub dataset"):
+    with pytest.raises(ValueError, match=r"there is no file at data/missing.json; give a path, or a hub dataset"):
         kf.counterfact("data/missing.json")
     with pytest.raises(ValueError, match="there is no file at missing"):
         kf.counterfact("missing")
@@ -381,7 +386,7 @@ def test_a_hub_name_needs_a_commit(revision):
 def test_offline(tmp_path, monkeypatch):
     """A file that is in the hub's cache is read without a network; one that is not gives a plain error."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="counterfact.json of owner/name at 01234567 was not found and could not be"):
+    with pytest.raises(ValueError, match=r"counterfact.json of owner/name at 01234567 was not found and could not be"):
         kf.counterfact("owner/name", revision=COMMIT)
     held = tmp_path / "datasets--owner--name" / "snapshots" / COMMIT / "benchmark" / "wiki_recent"
     held.mkdir(parents=True)
