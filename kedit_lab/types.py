@@ -13,11 +13,15 @@ SLOT = "{}"
 
 @dataclass(frozen=True)
 class Probe:
-    """A filled prompt with the answer that it should get; ``kind`` says why it is asked (alias, inverse, ...)."""
+    """A filled prompt with the answer that it should get; ``kind`` says why it is asked (alias, inverse, ...).
+
+    ``aliases`` are other spellings of the answer that count as right where a metric is asked to take them.
+    """
 
     prompt: str
     answer: str
     kind: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Fact:
 
     ``target_true`` is what the model says today, or None where it knows nothing. ``paraphrases`` are filled prompts
     that should give ``target_new`` too; ``neighborhood`` probes are other subjects whose answers must stay;
-    ``portability`` probes are consequences of the edit.
+    ``portability`` probes are consequences of the edit; ``locality`` probes ask for anything else that must stay (other
+    relations of the subject, unrelated questions); ``generation`` prompts start free text (the subject does where there
+    is none). ``aliases`` are other spellings of ``target_new``, ``id`` names the record in the set it was read from.
     """
 
     subject: str
@@ -37,6 +43,10 @@ class Fact:
     paraphrases: tuple[str, ...] = ()
     neighborhood: tuple[Probe, ...] = ()
     portability: tuple[Probe, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    generation: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    id: str = ""
 
     def __post_init__(self) -> None:
         for name in ("subject", "prompt", "target_new"):
@@ -56,7 +66,7 @@ class Fact:
                 f"target_new {self.target_new!r} is what the model should say already (target_true) for "
                 f"{self.text!r}; give another target_new"
             )
-        if re.search(rf"(?<!\w){re.escape(self.target_new.strip())}$", self.prompt.rstrip(), re.ASCII):
+        if ends_in(self.prompt.rstrip(), self.target_new.strip()):
             raise ValueError(
                 f"prompt {self.prompt!r} already ends in its target_new {self.target_new!r}; "
                 "end the prompt just before the object"
@@ -70,6 +80,12 @@ class Fact:
     def with_target(self, target_new: str) -> "Fact":
         """The same question with another answer."""
         return replace(self, target_new=target_new)
+
+
+def ends_in(text: str, word: str) -> bool:
+    """Whether a text ends in a word: "the art" in "art", but "the smart" does not."""
+    before = text.removesuffix(word)
+    return before != text and not re.search(r"\w\Z", before, re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,12 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def revive(row: dict[str, Any]) -> Fact:
-    """A Fact from its JSON form."""
-    probes = {key: tuple(Probe(**probe) for probe in row[key]) for key in ("neighborhood", "portability")}
-    return Fact(**row | probes | {"paraphrases": tuple(row["paraphrases"])})
+    """A Fact from its JSON form; fields that an older file lacks keep their defaults."""
+    probes = {key: tuple(map(probe, row[key])) for key in ("neighborhood", "portability", "locality") if key in row}
+    texts = {key: tuple(row[key]) for key in ("paraphrases", "generation", "aliases") if key in row}
+    return Fact(**row | probes | texts)
+
+
+def probe(row: dict[str, Any]) -> Probe:
+    """A Probe from its JSON form."""
+    return Probe(**row | {"aliases": tuple(row.get("aliases", ()))})

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from functools import cache
 
 import pandas as pd
@@ -185,12 +184,9 @@ def subjects_of(world: World, cls: str) -> list[str]:
 
 def to_frame(facts: Iterable[Fact]) -> pd.DataFrame:
     """Facts as a table, one row each; prompts that come in tuples are counted."""
-    rows = []
-    for fact in facts:
-        row = asdict(fact)
-        counts = {key: len(row.pop(key)) for key in ("paraphrases", "neighborhood", "portability")}
-        rows.append(row | counts)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [{key: len(part) if isinstance(part, tuple) else part for key, part in vars(fact).items()} for fact in facts]
+    )
 
 
 def twins(n: int, seed: int = 0, cls: str = "Person", world: World | None = None) -> list[tuple[Fact, Fact]]:

@@ -8,6 +8,7 @@
 | specificity   | neighborhood  | as efficacy, with the neighbour's own answer                | EAMET's exact Spe      |
 | preference    | neighborhood  | P(own answer) > P(target_new), length-normalised            | CounterFact's NS       |
 | portability   | portability   | as efficacy, with the consequence as answer                 | EasyEdit, exact form   |
+| locality      | locality      | as efficacy, with the probe's own answer                    | EAMET's Loc            |
 | fluency       | generation    | H₂/3 + 2H₃/3, entropies (bits) of word bi- and trigrams     | CounterFact's GE       |
 | score         | -             | harmonic mean of efficacy, paraphrase and specificity       | CounterFact's S        |
 """
@@ -24,7 +25,7 @@ from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.tokens import Row, encode, target_ids
 from kedit_lab.types import Fact
 
-KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "generation")
+KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "locality", "generation")
 SCORED = ("efficacy", "paraphrase", "specificity")
 TOKENS = 4096  # of one forward pass
 
@@ -37,14 +38,17 @@ class Report(pd.DataFrame):
         return Report
 
     def summary(self) -> pd.Series:
-        """The metrics of this module's table, NaN where nothing was asked; ``*_before`` where a baseline was given."""
+        """The metrics of this module's table; ``*_before`` where a baseline was given.
+
+        NaN where nothing was asked, but ``locality`` is there only for facts with locality probes (published sets).
+        """
         names = {"": ""} | ({"_before": "_before"} if "exact_before" in self else {})
         parts = [summarise(self, suffix).add_suffix(suffix) for suffix in names]
         return pd.concat(parts)
 
 
 def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, kinds: Sequence[str] = KINDS,
-             prefix: str = "", tokens: int = 40) -> Report:  # fmt: skip
+             prefix: str = "", tokens: int = 40, aliases: bool = False) -> Report:  # fmt: skip
     """Ask the model, as it stands, all prompts of the facts.
 
     Columns: ``fact`` (index), ``subject``, ``relation``, ``kind``, ``prompt``, ``answer``, ``exact`` (each answer token
@@ -52,6 +56,8 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
     ``rival_nll`` (target_true for the edit's own prompts, target_new for neighbours), ``wins`` (nll < rival_nll), and
     ``fluency`` for rows of kind "generation" (greedy, ``tokens`` new tokens, text in ``answer``). With a ``baseline``
     (an earlier report on the same facts) the columns ``exact_before``, ``wins_before`` ... stand beside.
+
+    With ``aliases`` a row is exact if any known spelling of its answer is (EAMET's rule for portability and locality).
     """
     unknown = set(kinds) - set(KINDS)
     if unknown:
@@ -59,13 +65,17 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
     if not facts:
         raise ValueError("facts is empty; there is nothing to evaluate")
     asked = [row for i, fact in enumerate(facts) for row in questions(i, fact, prefix) if row["kind"] in kinds]
-    report = Report(asked + ([generation(i, fact) for i, fact in enumerate(facts)] if "generation" in kinds else []))
+    spellings = [row.pop("aliases") for row in asked]
+    free = [row for i, fact in enumerate(facts) for row in generations(i, fact)] if "generation" in kinds else []
+    report = Report(asked + free)
     text = report["kind"] != "generation"
     for answer, nll, extra in (("answer", "nll", ["exact", "accuracy"]), ("rival", "rival_nll", [])):
         have = text & report[answer].notna()
         scores = score(lab, list(zip(report.loc[have, "prompt"], report.loc[have, answer], strict=True)))
         for column in [nll, *extra]:
             report.loc[have, column] = scores[column.removeprefix("rival_")].to_numpy(dtype=float)
+    if aliases:
+        accept(lab, report, spellings)
     both = report["rival_nll"].notna()
     report.loc[both, "wins"] = (report.loc[both, "nll"] < report.loc[both, "rival_nll"]).astype(float)
     if not text.all():
@@ -83,21 +93,34 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
 def questions(index: int, fact: Fact, prefix: str) -> list[dict[str, Any]]:
     """All prompts of a fact with their answers and rivals."""
     base = {"fact": index, "subject": fact.subject, "relation": fact.relation}
-    own = {"answer": fact.target_new, "rival": fact.target_true}
+    own = {"answer": fact.target_new, "rival": fact.target_true, "aliases": fact.aliases}
     rows = [base | {"kind": "rewrite", "prompt": prefix + fact.text} | own]
     rows += [base | {"kind": "paraphrase", "prompt": prefix + text} | own for text in fact.paraphrases]
     for kind, probes, rival in (
         ("neighborhood", fact.neighborhood, fact.target_new),
         ("portability", fact.portability, None),
+        ("locality", fact.locality, None),
     ):
-        rows += [base | {"kind": kind, "prompt": prefix + p.prompt, "answer": p.answer, "rival": rival} for p in probes]
+        rows += [
+            base | {"kind": kind, "prompt": prefix + p.prompt, "answer": p.answer, "rival": rival, "aliases": p.aliases}
+            for p in probes
+        ]
     return rows
 
 
-def generation(index: int, fact: Fact) -> dict[str, Any]:
-    """The row that asks for free text about the subject."""
-    return {"fact": index, "subject": fact.subject, "relation": fact.relation, "kind": "generation",
-            "prompt": fact.subject, "answer": None, "rival": None}  # fmt: skip
+def generations(index: int, fact: Fact) -> list[dict[str, Any]]:
+    """The rows that ask for free text: behind the fact's generation prompts, or behind the subject if it has none."""
+    base = {"fact": index, "subject": fact.subject, "relation": fact.relation, "kind": "generation"}
+    prompts = fact.generation or (fact.subject,)
+    return [base | {"prompt": prompt, "answer": None, "rival": None} for prompt in prompts]
+
+
+def accept(lab: Lab, report: Report, spellings: Sequence[Sequence[str]]) -> None:
+    """Mark the rows of a report exact in which another spelling of the answer is; rows i < len(spellings) have them."""
+    spots = [(i, alias) for i, row in enumerate(spellings) for alias in row]
+    scores = score(lab, [(report.at[i, "prompt"], alias) for i, alias in spots])
+    for (i, _), exact in zip(spots, scores["exact"], strict=True):
+        report.at[i, "exact"] = max(report.at[i, "exact"], exact)
 
 
 @torch.no_grad()
@@ -144,6 +167,8 @@ def summarise(report: pd.DataFrame, suffix: str = "") -> pd.Series:
         "portability": mean("portability", "exact"),
         "fluency": mean("generation", "fluency"),
     }
+    if (report["kind"] == "locality").any():
+        found["locality"] = mean("locality", "exact")
     return pd.Series(found | {"score": harmonic_mean([found[name] for name in SCORED])})
 
 

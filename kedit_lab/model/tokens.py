@@ -58,17 +58,30 @@ def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def last_token(offsets: Sequence[tuple[int, int]], end: int) -> int:
-    """Index of the last token that starts before character ``end`` (tokens of zero width are special ones)."""
-    return max(i for i, (start, stop) in enumerate(offsets) if start < end and stop > start)
+def last_token(offsets: Sequence[tuple[int, int]], end: int, start: int = 0) -> int:
+    """Index of the last token that starts before character ``end`` (tokens of zero width are special ones).
+
+    Raises ValueError where the text from ``start`` on has no token: some tokenizers leave characters out.
+    """
+    found = [i for i, (first, stop) in enumerate(offsets) if first < end and stop > max(first, start)]
+    if not found:
+        raise ValueError(
+            f"the tokenizer has no token for the characters from {start} to {end} of this text; "
+            "write the subject or the prompt in letters that it knows"
+        )
+    return found[-1]
 
 
 def lookup(offsets: Sequence[tuple[int, int]], start: int, subject: str, rule: str = "subject_last") -> int:
-    """The position that a rule names: the last token of the subject at character ``start``, or of the prompt."""
+    """The position that a rule names: the last token of the subject at character ``start``, or of the prompt.
+
+    Raises ValueError where the tokenizer leaves nothing of the subject or the prompt.
+    """
     if rule not in RULES:
         raise ValueError(f"unknown token rule {rule!r}; the rules are {', '.join(RULES)}")
-    end = start + len(subject.rstrip()) if rule == "subject_last" else offsets[-1][1]
-    return last_token(offsets, end)
+    if rule == "last":
+        return last_token(offsets, offsets[-1][1] if offsets else 0)
+    return last_token(offsets, start + len(subject.rstrip()), start)
 
 
 def fact_row(

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -439,3 +439,21 @@ def test_saved_edit_names_its_parts(saved):
     assert manifest["recipe"]["name"] == "memit"
     assert [row["subject"] for row in manifest["facts"]] == [fact.subject for fact in FACTS]
     assert set(manifest["versions"]) == {"kedit-lab", "torch", "transformers"}
+
+
+def test_facts_from_files_old_and_new():
+    """Every field of a fact comes back from JSON; a file from before a field existed is read with its default."""
+    rich = replace(
+        FACTS[0],
+        locality=(Probe("Paris is in", "Europe", "other", ("the EU",)),),
+        generation=("John Smith is",),
+        aliases=("Hellenic",),
+        id="7",
+    )
+    assert module.revive(json.loads(json.dumps(asdict(rich)))) == rich
+    old = json.loads(json.dumps(asdict(FACTS[0])))
+    for name in ("locality", "generation", "aliases", "id"):
+        del old[name]
+    for probe in (*old["neighborhood"], *old["portability"]):
+        del probe["aliases"]
+    assert module.revive(old) == FACTS[0]

@@ -1,5 +1,6 @@
 """The metrics: their formulas, and the table that they are read from, against naive computations."""
 
+from dataclasses import replace
 from math import isnan, log2
 
 import pandas as pd
@@ -41,7 +42,8 @@ PAIRS = [
 ]
 FACTS = (
     Fact("John Smith", "{}'s employer is", "Greek", "London", "employer", ("John Smith works at", "Ask John Smith:"),
-         (Probe("Mary Jones's employer is", "London"), Probe("The city is", "London")), (Probe("Greek has", "John"),)),
+         (Probe("Mary Jones's employer is", "London"), Probe("The city is", "London")), (Probe("Greek has", "John"),),
+         (Probe("The city of Mary Jones is", "Paris"),)),
     Fact("Mary Jones", "{} is in", "Paris", relation="place"),
 )  # fmt: skip
 
@@ -169,9 +171,9 @@ def test_columns_and_kinds(report):
     columns = "fact subject relation kind prompt answer rival exact accuracy nll rival_nll wins fluency"
     assert set(report.columns) == set(columns.split())
     assert isinstance(report, Report)
-    assert list(report["kind"]) == ["rewrite", *["paraphrase"] * 2, *["neighborhood"] * 2, "portability", "rewrite",
-                                    *["generation"] * 2]  # fmt: skip
-    assert list(report["fact"]) == [0] * 6 + [1] + [0, 1]
+    assert list(report["kind"]) == ["rewrite", *["paraphrase"] * 2, *["neighborhood"] * 2, "portability", "locality",
+                                    "rewrite", *["generation"] * 2]  # fmt: skip
+    assert list(report["fact"]) == [0] * 7 + [1] + [0, 1]
     assert set(report["kind"]) == set(KINDS)
     assert list(report["prompt"])[:2] == ["John Smith's employer is", "John Smith works at"]
     assert list(report["subject"][:6]) == ["John Smith"] * 6
@@ -179,15 +181,15 @@ def test_columns_and_kinds(report):
 
 def test_rivals(report):
     """The edit's own prompts compete with the old object, neighbours' with the new one, consequences with nothing."""
-    pairs = [(row.answer, row.rival if isinstance(row.rival, str) else None) for row in report[:7].itertuples()]
-    assert pairs == [*[("Greek", "London")] * 3, *[("London", "Greek")] * 2, ("John", None), ("Paris", None)]
-    assert report["wins"].notna().tolist() == [True] * 5 + [False] * 4
+    pairs = [(row.answer, row.rival if isinstance(row.rival, str) else None) for row in report[:8].itertuples()]
+    assert pairs == [*[("Greek", "London")] * 3, *[("London", "Greek")] * 2, ("John", None), *[("Paris", None)] * 2]
+    assert report["wins"].notna().tolist() == [True] * 5 + [False] * 5
     for row in report[:5].itertuples():
         assert row.wins == float(row.nll < row.rival_nll)
 
 
 def test_scores_in_the_table(report, pico):
-    for row in report[:7].itertuples():
+    for row in report[:8].itertuples():
         nll, exact, accuracy = naive(pico, row.prompt, row.answer)
         assert row.nll == pytest.approx(nll, rel=1e-4)
         assert (row.exact, row.accuracy) == (exact, pytest.approx(accuracy))
@@ -201,6 +203,34 @@ def test_generation(report, pico):
     assert list(rows["answer"]) == pico.generate(["John Smith", "Mary Jones"], 5)
     assert [ngram_entropy(text) for text in rows["answer"]] == list(rows["fluency"])
     assert rows["exact"].isna().all()
+
+
+def test_generation_prompts(pico):
+    """A fact's own generation prompts are continued in the subject's place; their entropies are averaged."""
+    fact = Fact("John Smith", "{}'s employer is", "Greek", generation=("I think", "Paris and"))
+    found = evaluate(pico, [fact], kinds=["generation"], tokens=5)
+    assert list(found["prompt"]) == ["I think", "Paris and"]
+    assert list(found["answer"]) == pico.generate(["I think", "Paris and"], 5)
+    assert found.summary()["fluency"] == pytest.approx(found["fluency"].mean())
+
+
+def test_locality(report):
+    """A mean of its own, and only where something was asked."""
+    rows = report[report["kind"] == "locality"]
+    assert report.summary()["locality"] == rows["exact"].mean()
+    assert "locality" not in report[report["kind"] != "locality"].summary()
+
+
+def test_other_spellings(pico, monkeypatch):
+    """Any spelling that the model says makes a row exact, if asked for; nothing else changes."""
+    ids = metrics.target_ids
+    says = tuple(greedy(pico, "The city is", 2))
+    monkeypatch.setattr(metrics, "target_ids", lambda tok, answer: says if answer == "right" else ids(tok, answer))
+    plain = Fact("John Smith", "{} is in", "Paris", locality=(Probe("The city is", "London", "", ("Greek", "right")),))
+    facts = [replace(plain, aliases=("Greek",)), plain]
+    strict, lenient = (evaluate(pico, facts, kinds=["rewrite", "locality"], aliases=a) for a in (False, True))
+    assert list(lenient["exact"] - strict["exact"]) == [0, 1, 0, 1]
+    assert lenient.drop(columns="exact").equals(strict.drop(columns="exact"))
 
 
 def test_swapped_roles_cannot_both_win(pico):
