@@ -1,5 +1,6 @@
 """What is seen: figures and tables from data, and the live panel."""
 
+from kedit_lab.show.density import facts_per_subject
 from kedit_lab.show.figures import (
     bars,
     collision,
@@ -19,6 +20,7 @@ __all__ = [
     "before_after",
     "collision",
     "efficacy_curve",
+    "facts_per_subject",
     "grid",
     "heatmap",
     "layer_lines",

@@ -50,7 +50,12 @@ def efficacy_curve(
         for label, points in [] if papers is None else papers.groupby("label", sort=False):
             points = points.sort_values("size")
             axes.plot(points["size"], points["value"], color=PAPER, marker=".", linestyle="--", linewidth=1.2)
-            ends.append((points["size"].iloc[-1], points["value"].iloc[-1], label, PAPER))
+            at = (points["size"].iloc[-1], points["value"].iloc[-1])
+            if len(points) == 1:  # a lone point stands among the lines: its name goes below it, to the left
+                away = {"xytext": (-5, -4), "textcoords": "offset points", "ha": "right", "va": "top"}
+                axes.annotate(label, at, color=PAPER, **away)
+            else:
+                ends.append((*at, label, PAPER))
         sizes = sorted(set(frame["size"]) | (set() if papers is None else set(papers["size"])))
         axes.set_xscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -134,6 +139,8 @@ def bars(
         if frame[y].between(0, 1).all():
             unit_axis(axes, y.replace("_", " "))
             axes.set_ylim(0, 1.03)
+        elif frame[y].min() < 0:
+            axes.axhline(0, color="black", linewidth=0.8)
         if hue is not None or papers is not None:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         sns.despine(figure)
@@ -149,8 +156,8 @@ def scatter(frame: pd.DataFrame, x: str, y: str, hue: str, title: str = "") -> F
     kinds = list(dict.fromkeys(frame[hue]))
     few = len(kinds) <= len(COLORS)
     colors = COLORS if few else sns.husl_palette(len(kinds), l=0.55)
-    sizes = np.linspace(260, 80, len(kinds)) if few else np.full(len(kinds), 42)
-    edge = {"linewidth": 0.7, "edgecolor": "white"} if few else {"linewidth": 0, "alpha": 0.8}
+    sizes = np.linspace(260, 110, len(kinds)) if few else np.full(len(kinds), 42)
+    edge = {"linewidth": 0.6, "edgecolor": "#333333"} if few else {"linewidth": 0, "alpha": 0.8}
     with canvas(7.5 if few else 6, 4.5, title) as (figure, axes):
         for i, kind in enumerate(kinds):
             rows = frame[frame[hue] == kind]

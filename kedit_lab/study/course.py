@@ -9,13 +9,20 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kedit_lab.paths import data_dir, whole
+
+EXAMPLES = {
+    "number": "3 or 0.5",
+    "word": '"rome"',
+    "yes or no": "True or False",
+    "set of words": '{"rome", "memit"}',
+}
 
 
 def experiments() -> pd.DataFrame:
@@ -79,15 +86,16 @@ def check(exercise: str, answer: Any) -> str:
     """Whether an answer to an exercise is right, without giving it away: ``kl.check("03.2", 2)``.
 
     Answers are numbers, words, yes or no, or sets of words; what kind is asked for is said. Raises ValueError for an
-    unknown exercise and TypeError for an answer of another kind.
+    unknown exercise or a number that is not finite, and TypeError for an answer of another kind.
     """
     sealed = answers()
     if exercise not in sealed:
         raise ValueError(f"unknown exercise {exercise!r}; those with a checked answer are {', '.join(sorted(sealed))}")
-    entry = sealed[exercise]
-    forms = canonical(answer, entry["step"])
+    entry, answer = sealed[exercise], plain(answer)
     if kind(answer) != entry["kind"]:
-        raise TypeError(f"exercise {exercise} asks for a {entry['kind']}, not a {kind(answer)} ({answer!r})")
+        asked = f"a {entry['kind']}, such as {EXAMPLES[entry['kind']]}"
+        raise TypeError(f"exercise {exercise} asks for {asked}, not a {kind(answer)} ({answer!r})")
+    forms = canonical(answer, entry["step"])
     right = any(digest(entry["salt"], form) == entry["hash"] for form in forms)
     return f"{exercise}: right" if right else f"{exercise}: not yet"
 
@@ -106,27 +114,36 @@ def answers() -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def plain(answer: Any) -> Any:
+    """The number in an array or tensor of one element; anything else as it is."""
+    return answer.item() if hasattr(answer, "item") and np.prod(answer.shape) == 1 else answer
+
+
 def kind(answer: Any) -> str:
     """What an answer is, in a word."""
     if isinstance(answer, bool | np.bool_):
         return "yes or no"
     if isinstance(answer, Real):
         return "number"
-    return "word" if isinstance(answer, str) else "set of words"
+    if isinstance(answer, str):
+        return "word"
+    if isinstance(answer, Iterable):
+        return "set of words"
+    raise TypeError(f"an answer is a number, a word, True or False, or a set of words, not {type(answer).__name__}")
 
 
 def canonical(answer: Any, step: float | int) -> list[str]:
     """An answer's spellings that count as the same: the neighbouring steps of a number, words without case."""
     if isinstance(answer, bool | np.bool_):
         return [str(bool(answer))]
-    if isinstance(answer, Integral | Real):
+    if isinstance(answer, Real):
+        if not np.isfinite(answer):
+            raise ValueError(f"the answer is {answer}, which is no finite number; look at what it was computed from")
         at = round(float(answer) / step)
         return [str(at), str(at - 1), str(at + 1)]
     if isinstance(answer, str):
         return [" ".join(answer.casefold().split())]
-    if isinstance(answer, Iterable):
-        return ["|".join(sorted(" ".join(str(word).casefold().split()) for word in answer))]
-    raise TypeError(f"an answer is a number, a word, True or False, or a set of words, not {type(answer).__name__}")
+    return ["|".join(sorted({" ".join(str(word).casefold().split()) for word in answer}))]
 
 
 def digest(salt: str, form: str) -> str:

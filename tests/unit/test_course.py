@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from kedit_lab.study import course
 from kedit_lab.study.course import check, claim, experiments, seal
@@ -56,8 +58,14 @@ def sealed(tmp_path, monkeypatch):
         (12, 1, [12, 12.0, 13], [14, 9]),
         (0.31, 0.05, [0.31, 0.34, 0.28], [0.45, 0.1]),
         ("MEMIT-Merge", 1, ["memit-merge", " memit-merge "], ["memit"]),
-        (True, 1, [True], [False]),
-        ({"rome", "memit"}, 1, [["memit", "ROME"], ("rome", "memit")], [["memit"], ["memit", "pmet"]]),
+        (0.31, 0.05, [np.float32(0.31), torch.tensor(0.31), np.array([0.31])], [torch.tensor(0.5)]),
+        (True, 1, [True, np.True_], [False]),
+        (
+            {"rome", "memit"},
+            1,
+            [["memit", "ROME"], ("rome", "memit"), ["rome", "rome", "memit"]],
+            [["memit"], ["memit", "pmet"]],
+        ),
     ],
 )
 def test_answers_are_told_apart(sealed, answer, step, right, wrong):
@@ -67,9 +75,26 @@ def test_answers_are_told_apart(sealed, answer, step, right, wrong):
     assert set(json.loads(sealed.read_text())["99.1"]) == {"kind", "step", "salt", "hash"}
 
 
-def test_an_answer_of_another_kind_or_name_is_refused(sealed):
+@pytest.mark.parametrize(
+    ("sealed_as", "given", "error", "message"),
+    [
+        (3, "three", TypeError, r"exercise 99\.1 asks for a number, such as 3 or 0\.5, not a word \('three'\)"),
+        (3, True, TypeError, "asks for a number, such as 3 or 0.5, not a yes or no"),
+        (3, [3, 4], TypeError, "not a set of words"),
+        (3, torch.ones(2), TypeError, "not a set of words"),
+        ({"rome"}, "rome", TypeError, 'asks for a set of words, such as {"rome", "memit"}, not a word'),
+        (True, 1, TypeError, "asks for a yes or no, such as True or False, not a number"),
+        ("rome", None, TypeError, "an answer is a number, a word, True or False, or a set of words, not NoneType"),
+        (3, float("nan"), ValueError, "the answer is nan, which is no finite number"),
+    ],
+)
+def test_an_answer_of_another_kind_is_refused(sealed, sealed_as, given, error, message):
+    seal("99.1", sealed_as)
+    with pytest.raises(error, match=message):
+        check("99.1", given)
+
+
+def test_an_unknown_exercise_is_refused(sealed):
     seal("99.1", 3)
-    with pytest.raises(TypeError, match=r"exercise 99\.1 asks for a number, not a word"):
-        check("99.1", "three")
     with pytest.raises(ValueError, match=r"unknown exercise '99\.2'; those with a checked answer are 99\.1"):
         check("99.2", 3)

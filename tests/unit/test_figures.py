@@ -73,6 +73,13 @@ def test_efficacy_curve(study, papers):
     assert png(figure).startswith(b"\x89PNG")
 
 
+def test_a_lone_point_of_a_paper_is_named_away_from_the_lines(study):
+    lone = pd.DataFrame({"label": ["paper"], "size": [5], "value": [0.6]})
+    (axes,) = show.efficacy_curve(study, papers=lone).axes
+    (name,) = [text for text in axes.texts if text.get_text() == "paper"]
+    assert (name.get_ha(), name.get_va()) == ("right", "top")
+
+
 def test_another_metric_is_drawn(study):
     study["specificity"] = 0.5
     (axes,) = show.efficacy_curve(study, "specificity").axes
@@ -131,6 +138,12 @@ def test_bars(study, papers):
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["memit", "memit-merge", "paper"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "5", "10"]
+
+
+@pytest.mark.parametrize(("values", "lines"), [([0.5, 0.2], 0), ([-0.5, 0.0], 1)])
+def test_bars_below_zero_hang_from_a_line(values, lines):
+    (axes,) = show.bars(pd.DataFrame({"method": ["a", "b"], "sd": values}), "method", "sd").axes
+    assert len(axes.lines) == lines
 
 
 def test_bars_without_groups(study):
