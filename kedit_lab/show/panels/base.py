@@ -29,9 +29,10 @@ EDGES = {"ready": COLORS[2], "busy": COLORS[4], "trouble": COLORS[1]}
 
 @dataclass
 class Job:
-    """One run: a copy of the state with the settings of its moment, whether to stop, and whether it has ended."""
+    """One run: a copy of the state as it was set, what it does in words, whether to stop, and whether it has ended."""
 
     state: State
+    told: str
     stopped: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -95,6 +96,10 @@ class Panel:
         """What the panel shows, as a table."""
         raise NotImplementedError(f"{type(self).__name__} has no table")
 
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables under the figure by caption: ``to_frame()`` alone, unless a panel shows more."""
+        return {"": self.to_frame()}
+
     @property
     def result(self) -> Any:
         """What came out for the present settings; computed if nothing was yet."""
@@ -113,10 +118,10 @@ class Panel:
         with self.lock:
             self.cancel()
             self.read()
-            job = self.job = Job(replace(self.state))
+            job = self.job = Job(replace(self.state), self.doing())
             job.state.watch = partial(self.watch, job)
             self.latest = None
-            self.say(f"{self.doing()} …", "busy")
+            self.say(f"{job.told} …", "busy")
             self.stop.disabled = False
         if gate().inside:
             self.work(job)
@@ -147,7 +152,7 @@ class Panel:
         job.check()
         with self.lock:
             if self.job is job:
-                self.say(f"{self.doing()}: waits for a running cell or panel …", "busy")
+                self.say(f"{job.told}: waits for a running cell or panel …", "busy")
 
     def watch(self, job: Job, *seen: Any) -> None:
         """A safe point of a run: stop if asked to, else show what there is to show."""
@@ -157,7 +162,7 @@ class Panel:
                 if seen:
                     self.glimpse(*seen)
                 else:
-                    self.say(f"{self.doing()} …", "busy")
+                    self.say(f"{job.told} …", "busy")
 
     def glimpse(self, seen: Any) -> None:
         """Show something that is not finished."""
@@ -186,10 +191,16 @@ class Panel:
         """Wait until the present run has ended; False if it has not after so many seconds."""
         return self.job is None or self.job.done.wait(seconds)
 
+    def close(self) -> None:
+        """Stop what runs and take the widgets off the page."""
+        self.cancel()
+        self.wait()
+        self.view.close()
+
     def show(self, result: Any) -> None:
         """Put a result into the widgets."""
         figure, told = self.to_figure(), self.sentence(result)
-        self.table.value = as_table(self.to_frame())
+        self.table.value = "".join(as_table(frame, caption) for caption, frame in self.tables().items())
         self.say(told)
         self.picture.value = as_image(figure, told)
 
@@ -210,9 +221,29 @@ class Panel:
         return self.view._repr_mimebundle_(**options) | {"text/plain": repr(self)}
 
 
-def counted(size: int) -> str:
+def counted(size: int, thing: str = "fact") -> str:
     """ "1 fact", "10 facts"."""
-    return f"{size} fact" if size == 1 else f"{size} facts"
+    return f"{size} {thing}" if size == 1 else f"{size} {thing}s"
+
+
+def plain(number: float) -> str:
+    """Two decimals, and no negative zero."""
+    return f"{round(float(number), 2) + 0.0:.2f}"
+
+
+def choice(value: Any, options: Any, name: str, help: str, width: str = "300px") -> widgets.Dropdown:
+    """One of a few options."""
+    return widgets.Dropdown(
+        value=value, options=options, description=name, tooltip=help, layout=widgets.Layout(width=width)
+    )
+
+
+def typed(value: str, name: str, help: str, width: str = "520px") -> widgets.Text:
+    """A text that counts when Enter is pressed or the field is left."""
+    return widgets.Text(
+        value, description=name, placeholder=help, tooltip=help, continuous_update=False,
+        layout=widgets.Layout(width=width),
+    )  # fmt: skip
 
 
 def slider(value: int, choices: range, name: str, help: str, width: str = "340px") -> widgets.IntSlider:
@@ -231,9 +262,10 @@ def seed_box(value: int) -> widgets.BoundedIntText:
     )  # fmt: skip
 
 
-def as_table(frame: pd.DataFrame) -> str:
-    """A table as HTML, escaped."""
-    return frame.to_html(index=False, border=0, escape=True, float_format="{:.2f}".format, na_rep="")
+def as_table(frame: pd.DataFrame, caption: str = "") -> str:
+    """A table as HTML, escaped, with a heading if there is something to say."""
+    head = f"<h4 style='margin: 4px 0'>{html.escape(caption)}</h4>" if caption else ""
+    return head + frame.to_html(index=False, border=0, escape=True, float_format=plain, na_rep="")
 
 
 def as_image(figure: Figure, text: str) -> str:

@@ -30,7 +30,6 @@ class Batch:
     report: Report
     before: tuple[str, ...]
     after: tuple[str, ...]
-    seconds: float
 
     @property
     def efficacy(self) -> float:
@@ -93,5 +92,15 @@ class BatchState(State):
 def answers(lab: Lab, facts: Sequence[Fact]) -> tuple[str, ...]:
     """The model's greedy answers to the facts' prompts, up to the end of the sentence."""
     texts = lab.generate([fact.text for fact in facts], ANSWER_TOKENS)
-    said = [text[len(fact.text) :] for text, fact in zip(texts, facts, strict=True)]
-    return tuple(re.split(r"[.,?!;]?\s*\n|[.,?!;](?:\s|$)", text.strip(), maxsplit=1)[0] for text in said)
+    return tuple(first_words(text[len(fact.text) :]) for text, fact in zip(texts, facts, strict=True))
+
+
+def first_words(text: str) -> str:
+    """An answer without the sentences behind it."""
+    return re.split(r"[.,?!;]?\s*\n|[.,?!;](?:\s|$)", text.strip(), maxsplit=1)[0]
+
+
+def likeliest(lab: Lab, prompt: str, k: int) -> pd.DataFrame:
+    """The k likeliest answers to a prompt, in words: ``continuation`` and ``probability``."""
+    found = lab.ask(prompt, k)
+    return found.assign(continuation=[first_words(text) for text in found["continuation"]])

@@ -26,6 +26,7 @@ class CollisionResult(Batch):
     size: int
     arm: str
     seed: int
+    seconds: float
     collisions: str
 
 
@@ -56,7 +57,7 @@ class CollisionState(BatchState):
         k = keys(self.lab, facts, made.recipe.layers[-1], prefixes=None)
         report, after = self.asked(made, facts)
         result = CollisionResult(tuple(facts), cosine(k).cpu().numpy(), report, before, after,
-                                 sum(made.seconds.values()), self.size, self.arm, self.seed,
+                                 self.size, self.arm, self.seed, sum(made.seconds.values()),
                                  made.collisions)  # fmt: skip
         self.tried[self.arm, self.size, self.seed] = result.found
         return result
