@@ -37,13 +37,15 @@ OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
 
 def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", moment_texts: Sequence[str] | None = None,
          cache: Path | None = None, memory: Memory | None = None, basis: "Basis | None" = None,
-         **overrides: Any) -> Edit:  # fmt: skip
+         watch: targets.Watch | None = None, **overrides: Any) -> Edit:  # fmt: skip
     """Compute an edit of ``facts`` with a recipe (name or object; every field can be overridden by keyword).
 
     The model is unchanged afterwards, bit for bit, also after an exception; apply the returned ``Edit`` to change it.
     ``memory`` holds the keys of earlier batches for recipes that count them (see ``remember``), ``basis`` the prefixes
-    and statistics of the unedited model, which later batches of a sequence use too. Raises ValueError for
-    an unknown recipe, field or layer, an empty or conflicting batch, NaN weights, or when the update comes out as zero.
+    and statistics of the unedited model, which later batches of a sequence use too. ``watch(step, residuals)`` is
+    called at every pass of the target optimisation with δ as it stands (groups x d_model, zero where not begun); what
+    it raises ends the edit. Raises ValueError for an unknown recipe, field or layer, an empty or conflicting batch,
+    NaN weights, or when the update comes out as zero.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = tuple(facts)
@@ -66,7 +68,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     try:
         for part in parts:
             left = preserved if len(parts) == 1 else dict(preserved)  # what is solved once is let go layer by layer
-            deltas, found, shared = locate(lab, part, recipe, prefixes, left, clock)
+            deltas, found, shared = locate(lab, part, recipe, prefixes, left, clock, watch)
             curves += found
             total = summed(total, deltas)
             if len(parts) > 1:  # the next block is computed on the model as edited so far
@@ -82,11 +84,12 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
 
 
 def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
-           preserved: dict[int, Any], clock: dict[str, float]) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
+           preserved: dict[int, Any], clock: dict[str, float],
+           watch: targets.Watch | None = None) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
     """(deltas, loss curves, sizes of key clusters) of facts that are edited together."""
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
     with timed(clock, "targets"):
-        found = targets.values(lab, facts, groups, recipe, prefixes)
+        found = targets.values(lab, facts, groups, recipe, prefixes, watch)
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):

@@ -5,9 +5,10 @@ that shares one value has one δ (MEMIT-Merge, Eq. 3), a fact alone is a group o
 output (MEMIT), to its MLP's (ROME), or one to its attention's and one to its MLP's (PMET).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +27,7 @@ from kedit_lab.types import Fact
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
+Watch = Callable[[int, Tensor], object]  # of the optimisation: step, and δ (groups x d_model) as it stands
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[l
 
 
 def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
-           prefixes: Sequence[str]) -> Targets:  # fmt: skip
+           prefixes: Sequence[str], watch: Watch | None = None) -> Targets:  # fmt: skip
     """Target values of all facts: δ per group minimises NLL + kl·KL + decay·‖δ‖/‖h‖² (MEMIT, Eq. 4, and its code).
 
     δ is added at the lookup token of the recipe's last layer. Adam, at most ``steps`` passes (the last one updates
     nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp`` times its bound.
-    EAMET adds its alignment with the keys of all other groups so far.
+    EAMET adds its alignment with the keys of all other groups so far. ``watch`` is called at every pass.
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
@@ -102,11 +104,13 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
+    known = torch.zeros_like(begun[-1])  # δ of every group so far
     for batch in batches(asked, recipe, budget(lab)):
         rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
         norms = None if means is None else means[batch].norm(dim=1)
         ahead = None if alignment is None else alignment.ahead(batch)
-        delta, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead)
+        seen = None if watch is None else partial(tell, watch, known, batch)
+        delta, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead, seen)
         if alignment is not None:
             alignment.keep(batch, delta[-1])
         for i, g in enumerate(batch):
@@ -114,6 +118,12 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
             h[members], z[members] = begun[-1, g], begun[-1, g] + delta[-1, i]
             curves[g] = losses[i]
     return Targets(z, h, curves)
+
+
+def tell(watch: Watch, known: Tensor, batch: list[int], step: int, delta: Float[Tensor, "batch d_model"]) -> None:
+    """Tell who watches how a batch of groups stands, beside those before it."""
+    known[batch] = delta
+    watch(step, known.clone())
 
 
 @dataclass
@@ -165,7 +175,8 @@ def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "ro
 
 
 def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"], norms: Tensor | None, layer: int,
-            recipe: Recipe, alignment: Alignment | None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
+            recipe: Recipe, alignment: Alignment | None,
+            watch: Watch | None = None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
     start = layer + (recipe.target == "block")
@@ -178,6 +189,8 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     curves: list[list[float]] = [[] for _ in range(groups)]
     for step in range(recipe.steps):
         delta = variable.delta
+        if watch is not None:
+            watch(step, delta[-1].detach())
         told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups) for b in bundles]
         nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
         loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)

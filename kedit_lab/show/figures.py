@@ -20,6 +20,7 @@ from kedit_lab.show.style import (
     SUBJECTS,
     canvas,
     color_grid,
+    fact_grid,
     label_ends,
     shown,
     unit_axis,
@@ -262,12 +263,8 @@ def collision(matrix: Any, tried: pd.DataFrame, now: tuple[str, int, int]) -> Fi
     ``now`` = (arm, size, seed) is ringed.
     """
     with canvas(11.5, 4.2, columns=2) as (figure, (left, right)):
-        color_grid(left, np.asarray(matrix, dtype=float), "RdBu_r", -1, 1, "cosine")
-        left.set(title="Cosine of the facts' keys", xlabel="fact", ylabel="fact", aspect="equal")
-        left.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        left.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        left.xaxis.set_major_formatter(lambda at, _: f"{at + 1:.0f}")
-        left.yaxis.set_major_formatter(lambda at, _: f"{at + 1:.0f}")
+        fact_grid(left, np.asarray(matrix, dtype=float), "RdBu_r", -1, 1, "cosine")
+        left.set_title("Cosine of the facts' keys")
         for i, (arm, rows) in enumerate(tried.groupby("arm", observed=False)):
             right.scatter(
                 rows["size"], rows["efficacy"], s=60, color=COLORS[i], marker=MARKERS[i], label=arm, alpha=0.8

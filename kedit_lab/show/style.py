@@ -10,6 +10,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness, also in grey
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -110,3 +111,14 @@ def color_grid(
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def fact_grid(
+    axes: Axes, values: Float[np.ndarray, "facts facts"], colors: str, low: float | int, high: float | int, label: str
+) -> None:
+    """A matrix between the facts of a batch, which are counted from one along both sides."""
+    color_grid(axes, values, colors, low, high, label)
+    axes.set(xlabel="fact", ylabel="fact", aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axis.set_major_formatter(lambda at, _: f"{at + 1:.0f}")

@@ -9,7 +9,7 @@ from PIL import Image
 
 import kedit_lab as kl
 from kedit_lab.show.panels import CollisionPanel
-from kedit_lab.show.state import ARMS, CollisionState
+from kedit_lab.show.states.collision import ARMS, CollisionState
 
 DISTINCT, SAME, MERGE = ARMS
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -99,20 +99,21 @@ def test_answers_before_the_edit_are_asked_once(lab, weights, monkeypatch):
     facts = kl.facts.same_subject(3)
     first = state.answers_before(facts[:2])
     asked = []
-    monkeypatch.setattr("kedit_lab.show.state.answers", lambda lab, new: asked.extend(new) or ("new",) * len(new))
+    module = "kedit_lab.show.states.batch"
+    monkeypatch.setattr(f"{module}.answers", lambda lab, new: asked.extend(new) or ("new",) * len(new))
     assert state.answers_before(facts) == (*first, "new")
     assert asked == facts[2:]
 
 
 def test_the_answers_end_with_the_sentence(monkeypatch, lab):
-    from kedit_lab.show import state
+    from kedit_lab.show.states import batch
 
     fact = kl.facts.same_subject(1)[0]
     said = {" Kyoto. The name": "Kyoto", " vexalia.net. It": "vexalia.net", " a\n\nb": "a", " long name": "long name",
             " Kyoto.": "Kyoto"}  # fmt: skip
     for text, answer in said.items():
         monkeypatch.setattr(type(lab), "generate", lambda lab, prompts, tokens, text=text: [prompts[0] + text])
-        assert state.answers(lab, [fact]) == (answer,)
+        assert batch.answers(lab, [fact]) == (answer,)
 
 
 @pytest.mark.parametrize("error", [ValueError("no <b>such</b> thing"), RuntimeError()])
@@ -139,7 +140,7 @@ def test_an_error_while_the_edit_is_in_is_undone(panel, weights, lab, monkeypatc
         assert lab.fingerprint() != weights, "the edit is in the model here"
         raise RuntimeError("a broken measurement")
 
-    monkeypatch.setattr("kedit_lab.show.state.evaluate", lambda *args, **options: fail())
+    monkeypatch.setattr("kedit_lab.show.states.batch.evaluate", lambda *args, **options: fail())
     panel.update()
     assert "a broken measurement" in panel.status.value
     assert lab.fingerprint() == weights
