@@ -50,4 +50,5 @@ def test_curves_are_means_with_a_band(points):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "100"]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert show.curves(frame, "N", "A", "batch", log_y=True).axes[0].get_yscale() == "log"
-    assert show.curves(points, "kind", "efficacy", "kind", log=False).axes[0].get_ylim()[1] > 1
+    numbered = points.assign(N=[1, 2] * 20)
+    assert show.curves(numbered, "N", "efficacy", "kind", log=False).axes[0].get_ylim()[1] > 1
