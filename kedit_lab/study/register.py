@@ -14,6 +14,7 @@ import pandas as pd
 from kedit_lab.model.lab import Lab
 from kedit_lab.paths import data_dir
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
+from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
 from kedit_lab.study.related import first_of
 from kedit_lab.study.sweep import MODES, point, sweep
 
@@ -53,10 +54,49 @@ EXPERIMENTS = {
         {"size": 5},
         first_of,
     ),
+    "EA-7": Experiment(
+        "EAMET, Table 6: does it matter in which order the facts are aligned?",
+        {"order": (0, 1, 2), "method": ("eamet", "eamet-mutual"), "seed": (0, 1)},
+        {"size": 24, "per_subject": 3},
+        ordered,
+    ),
+    "EA-8": Experiment(
+        "EAMET, Fig. 5: what is left behind texts of up to 200 tokens, and whose edits suffer most?",
+        {"per_subject": (1, 3), "method": ("memit", "memit-merge", "eamet", "eamet-mutual"), "seed": (0, 1)},
+        {"size": 24, "lengths": (0, 5, 50, 100, 200)},
+        behind,
+    ),
     "EA-9": Experiment(
         "EAMET, Fig. 6: what do 300 facts keep, the more of them share a subject?",
         {"per_subject": (1, 2, 3, 4, 5), "method": LOCATE, "size": (300,), "seed": (0,)},
         BEHIND,
+    ),
+    "EA-10": Experiment(
+        "EAMET, Table 7: does spreading the change over more layers help or hurt?",
+        {
+            "layers": ((2,), (1, 2), (0, 1, 2, 3, 4)),
+            "per_subject": (1, 3),
+            "method": ("memit", "eamet"),
+            "seed": (0, 1),
+        },
+        {"size": 24},
+    ),
+    "EA-12": Experiment(
+        "EAMET, Fig. 8: which relations are easily edited, and where does EAMET gain?",
+        {"per_subject": (1, 3), "method": ("memit", "pmet", "eamet"), "seed": (0, 1, 2, 3)},
+        {"size": 30},
+        by_relation,
+    ),
+    "EA-15": Experiment(
+        "EAMET, Table 9: do aligned targets help AlphaEdit, whatever the size of its batches?",
+        {"batch": (3, 6, 24), "per_subject": (1, 3), "method": ("alphaedit", "alphaedit-aligned"), "seed": (0, 1)},
+        {"size": 24},
+        batched,
+    ),
+    "EA-18": Experiment(
+        "EAMET, Table 12: what does EAMET cost beside MEMIT, as shipped and at equal steps?",
+        {"size": (10, 40), "method": ("eamet",), "seed": (0, 1)},
+        measure=priced,
     ),
     "EA-19": Experiment(
         "EAMET, Tables 3 and 13: what is kept as N / d_k grows beyond one, three facts a subject?",
