@@ -12,12 +12,15 @@ from kedit_lab.show.figures import (
     token_strip,
     trace_map,
 )
+from kedit_lab.show.relations import cloud, curves
 from kedit_lab.show.tables import before_after
 
 __all__ = [
     "bars",
     "before_after",
+    "cloud",
     "collision",
+    "curves",
     "efficacy_curve",
     "grid",
     "heatmap",

@@ -1,0 +1,53 @@
+"""Figures of one number against another show every point, kind and band that they are given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kedit_lab import show
+
+
+@pytest.fixture
+def points():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"AKD": rng.uniform(0.1, 30, 40), "efficacy": rng.uniform(0.1, 1, 40)})
+    return frame.assign(kind=["one", "two", "three", "four"] * 10)
+
+
+def names(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_cloud_with_its_line(points):
+    line = pd.DataFrame({"x": [0, 30], "value": [0.2, 0.9], "low": [0.1, 0.8], "high": [0.3, 1.0]})
+    (axes,) = show.cloud(points, "AKD", "efficacy", "kind", line, title="Fig. 4").axes
+    assert len(axes.collections) == 5, "a band, and four kinds"
+    assert sum(len(kind.get_offsets()) for kind in axes.collections[1:]) == 40
+    assert axes.lines[0].get_ydata().tolist() == [0.2, 0.9]
+    assert names(axes) == ["one", "two", "three", "four"]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("AKD", "efficacy", "linear")
+    assert plt.get_fignums() == []
+
+
+def test_a_cloud_beside_its_diagonal(points):
+    (axes,) = show.cloud(points, "AKD", "efficacy", "kind", log=True, diagonal=True).axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.lines[0].get_xdata() == pytest.approx(axes.lines[0].get_ydata())
+    assert names(axes)[-1] == "equal"
+
+
+def test_more_kinds_than_colours_are_refused(points):
+    with pytest.raises(ValueError, match="AKD has 40 kinds; 8 colours"):
+        show.cloud(points, "efficacy", "efficacy", "AKD")
+
+
+def test_curves_are_means_with_a_band(points):
+    frame = pd.DataFrame([{"N": n, "A": n * s, "batch": b} for n in (10, 100) for s in (1, 3) for b in "ab"])
+    (axes,) = show.curves(frame, "N", "A", "batch").axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[20, 200]] * 2
+    assert len(axes.collections) == 2
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["10", "100"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert show.curves(frame, "N", "A", "batch", log_y=True).axes[0].get_yscale() == "log"
+    assert show.curves(points, "kind", "efficacy", "kind", log=False).axes[0].get_ylim()[1] > 1
