@@ -13,8 +13,10 @@ import pandas as pd
 
 from kedit_lab.model.lab import Lab
 from kedit_lab.paths import data_dir
+from kedit_lab.study.aligned import BATCHES, aligned, prepared
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
 from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
+from kedit_lab.study.distance import KINDS, apart
 from kedit_lab.study.related import first_of
 from kedit_lab.study.sweep import MODES, point, sweep
 
@@ -38,6 +40,11 @@ EXPERIMENTS = {
         "MEMIT-Merge, Figs. 1, 3 and 5: what do batches about one subject, and about many, keep as they grow?",
         {"method": FIG5, "size": (1, 2, 5, 10, 20, 50), "subjects": ("same", "distinct"), "seed": (0, 1, 2)},
     ),
+    "MM-4": Experiment(
+        "MEMIT-Merge, Fig. 4: what do batches keep whose keys lie nearer to each other, or farther apart?",
+        {"kind": KINDS, "size": (2, 5, 10), "seed": tuple(range(5))},
+        measure=apart,
+    ),
     "S2-1": Experiment(
         "S2RKE, Figs. 2 and 8a: what do twelve facts keep, the more of them share a subject?",
         {"mode": MODES, "per_subject": (1, 2, 3, 4, 6), "method": ("memit", "memit-merge"), "seed": tuple(range(5))},
@@ -53,6 +60,11 @@ EXPERIMENTS = {
         {"mode": MODES, "homogeneous": (True, False), "method": ("memit", "memit-merge"), "seed": tuple(range(10))},
         {"size": 5},
         first_of,
+    ),
+    "EA-1": Experiment(
+        "EAMET, Tables 1 and 2: what do misalignment and long prefixes cost MEMIT as a batch grows?",
+        {"batch": BATCHES, "size": (50, 200, 500), "seed": (0,)},
+        measure=aligned,
     ),
     "EA-7": Experiment(
         "EAMET, Table 6: does it matter in which order the facts are aligned?",
@@ -102,6 +114,11 @@ EXPERIMENTS = {
         "EAMET, Tables 3 and 13: what is kept as N / d_k grows beyond one, three facts a subject?",
         {"size": (100, 1000), "method": LOCATE, "per_subject": (3,), "seed": (0,)},
         BEHIND,
+    ),
+    "EA-17": Experiment(
+        "EAMET, Table 11: what does it take to read the keys of N facts, and to compare them?",
+        {"size": (10, 100, 1000, 3000), "run": (0, 1, 2)},
+        measure=prepared,
     ),
     "RS-1": Experiment(
         "MM4KE, Table 1: what do locate-then-edit methods keep of two hundred facts, one after another?",

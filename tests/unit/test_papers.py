@@ -5,7 +5,7 @@ import pytest
 from kedit_lab.study.papers import numbers, paper
 
 COLUMNS = ["paper", "item", "model", "method", "dataset", "setting", "metric", "value", "unit"]
-UNITS = {"fraction", "percent", "distance", "count", "nats", "cosine", "score"}
+UNITS = {"fraction", "percent", "distance", "count", "nats", "cosine", "score", "seconds"}
 
 
 def one(frame, **where):
@@ -45,6 +45,8 @@ SPOTS = [
     ("memit-merge", {"table": 3}, {"model": "GPT-J-6B", "method": "FT", "dataset": "same", "metric": "efficacy"}, 0.73),
     ("s2rke", {"table": 1}, {"dataset": "S2RKE", "metric": "subjects"}, 4503),
     ("eamet", {"table": 4}, {"model": "Llama-3-8B", "method": "MEMIT", "dataset": "ZsRE", "metric": "efficacy"}, 78.4),
+    ("eamet", {"table": 2}, {"model": "DeepSeek-7B", "setting": "200 facts, prefix 50, ten of highest A"}, 47),
+    ("eamet", {"table": 11}, {"setting": "10000 facts"}, 1076),
     ("eamet", {"table": 13}, {"method": "MEMIT", "setting": "1000 facts"}, 49.98),
     ("eamet", {"table": "14"}, {"model": "Falcon-7B", "dataset": "CounterFact"}, 0.192),
     ("eamet", {"figure": 5}, {"model": "DeepSeek-7B", "setting": "200 facts, prefix 200"}, 82.25),
