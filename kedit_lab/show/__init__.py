@@ -13,6 +13,7 @@ from kedit_lab.show.figures import (
     trace_map,
 )
 from kedit_lab.show.tables import before_after
+from kedit_lab.show.tradeoff import pareto, tradeoff
 
 __all__ = [
     "bars",
@@ -23,7 +24,9 @@ __all__ = [
     "heatmap",
     "layer_lines",
     "loss_curves",
+    "pareto",
     "scatter",
     "token_strip",
     "trace_map",
+    "tradeoff",
 ]
