@@ -12,7 +12,7 @@ from kedit_lab.show.style import COLORS, MARKERS, PAPER, canvas
 
 
 def pareto(frame: pd.DataFrame, x: str, y: str) -> pd.Series:
-    """Which rows are on the Pareto front: none is as good in both columns and better in one of them (more is better)."""
+    """Which rows are on the Pareto front: no other is as good in both columns and better in one (more is better)."""
     points = frame[[x, y]].to_numpy(dtype=float)
     least, most = points[:, None] >= points[None], points[:, None] > points[None]
     beaten = (least.all(-1) & most.any(-1)).any(0)
