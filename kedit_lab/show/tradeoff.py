@@ -26,7 +26,7 @@ def tradeoff(frame: pd.DataFrame, x: str, y: str, line: str, marked: Mapping[str
     The Pareto front is ringed and joined by a dashed line. ``marked`` names rows by their index; ``best`` is where the
     unedited model stands on x (a grey line).
     """
-    with canvas(8.5, 4.8, title) as (figure, axes):
+    with canvas(9.5, 5, title) as (figure, axes):
         for i, (value, rows) in enumerate(frame.groupby(line, sort=False)):
             style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "lw": 1.6, "ms": 7}
             axes.plot(rows[x], rows[y], label=f"{value:g}", zorder=2, **style)
@@ -34,12 +34,13 @@ def tradeoff(frame: pd.DataFrame, x: str, y: str, line: str, marked: Mapping[str
         axes.plot(front[x], front[y], "--", color="black", lw=1, zorder=3, label="Pareto front")
         axes.scatter(front[x], front[y], s=150, facecolor="none", edgecolor="black", linewidth=1.2, zorder=3)
         for name, at in (marked or {}).items():
-            where = {"xytext": (-16, -34), "textcoords": "offset points", "ha": "right"}
+            where = {"xytext": (-48, -62), "textcoords": "offset points", "ha": "center"}
             arrow = {"arrowstyle": "-", "color": PAPER, "shrinkB": 8}
             axes.annotate(name, (frame.loc[at, x], frame.loc[at, y]), arrowprops=arrow, **where)
         if best is not None:
             axes.axvline(best, color=PAPER, lw=1.2)
             axes.annotate("unedited", (best, 0), color=PAPER, xytext=(6, 0), textcoords="offset points", rotation=90)
+        axes.margins(x=0.12)
         axes.set(xlabel=x, ylabel=y, ylim=(-0.05, 1.08), yticks=np.linspace(0, 1, 6))
         axes.legend(loc="upper left", bbox_to_anchor=(1.04, 1), title=line, alignment="left")
         sns.despine(figure)
