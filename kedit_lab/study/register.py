@@ -75,7 +75,7 @@ EXPERIMENTS = {
     ),
     "RS-4": Experiment(
         "MM4KE, Table 3a: how low must a fact's loss be before R-SFT leaves it?",
-        {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1)},
+        {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1, 2)},
         measure=tuned,
     ),
     "RS-5": Experiment(
