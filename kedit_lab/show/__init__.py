@@ -15,6 +15,7 @@ from kedit_lab.show.figures import (
 )
 from kedit_lab.show.relations import cloud, curves
 from kedit_lab.show.tables import before_after
+from kedit_lab.show.tradeoff import pareto, tradeoff
 
 __all__ = [
     "bars",
@@ -28,7 +29,9 @@ __all__ = [
     "heatmap",
     "layer_lines",
     "loss_curves",
+    "pareto",
     "scatter",
     "token_strip",
     "trace_map",
+    "tradeoff",
 ]

@@ -18,6 +18,7 @@ from kedit_lab.study.compare import CASES, METHODS, compared, tuned
 from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
 from kedit_lab.study.distance import KINDS, apart
 from kedit_lab.study.related import first_of
+from kedit_lab.study.remerge import remerged
 from kedit_lab.study.sweep import MODES, point, sweep
 
 
@@ -121,12 +122,17 @@ EXPERIMENTS = {
         measure=prepared,
     ),
     "RS-1": Experiment(
-        "MM4KE, Table 1: what do locate-then-edit methods keep of two hundred facts, one after another?",
-        {"method": ("memit", "rome"), "size": (200,), "mode": ("sequential",), "seed": (0,)},
+        "MM4KE, Table 1: what do locate-then-edit methods and R-SFT keep of two hundred facts, one after another?",
+        {"method": ("memit", "rome", "r-sft"), "size": (200,), "mode": ("sequential",), "seed": (0,)},
+    ),
+    "RS-2": Experiment(
+        "MM4KE, Table 1: what do fine-tuning and locate-then-edit methods keep and cost, and what does merging return?",
+        {"mode": MODES, "method": ("memit", "rome", "sft", "lora", "r-sft"), "seed": (0, 1, 2)},
+        measure=remerged,
     ),
     "RS-4": Experiment(
         "MM4KE, Table 3a: how low must a fact's loss be before R-SFT leaves it?",
-        {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1)},
+        {"stop": (0.0, 0.01, 0.02, 0.05, 0.1, 0.2), "schedule": ((1, 30),), "seed": (0, 1, 2)},
         measure=tuned,
     ),
     "RS-5": Experiment(
