@@ -21,7 +21,9 @@ from kedit_lab.model.doctor import doctor
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
 from kedit_lab.show.panels import CollisionPanel
+from kedit_lab.study.choose import choose, scorecard
 from kedit_lab.study.collision import collision_study
+from kedit_lab.study.compare import compared
 from kedit_lab.study.course import check, claim, claims
 from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
@@ -48,11 +50,13 @@ __all__ = [
     "akd",
     "betas",
     "check",
+    "choose",
     "claim",
     "claims",
     "collision_study",
     "collisions",
     "combine",
+    "compared",
     "cosine",
     "density_study",
     "doctor",
@@ -79,6 +83,7 @@ __all__ = [
     "remember",
     "replace",
     "results",
+    "scorecard",
     "second_moment",
     "sequence",
     "show",

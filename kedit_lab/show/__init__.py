@@ -1,5 +1,6 @@
 """What is seen: figures and tables from data, and the live panel."""
 
+from kedit_lab.show.comparison import method_map, price
 from kedit_lab.show.figures import (
     bars,
     collision,
@@ -23,6 +24,8 @@ __all__ = [
     "heatmap",
     "layer_lines",
     "loss_curves",
+    "method_map",
+    "price",
     "scatter",
     "token_strip",
     "trace_map",
