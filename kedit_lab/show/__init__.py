@@ -13,6 +13,7 @@ from kedit_lab.show.figures import (
     token_strip,
     trace_map,
 )
+from kedit_lab.show.suggestion import suggestion
 from kedit_lab.show.tables import before_after
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "method_map",
     "price",
     "scatter",
+    "suggestion",
     "token_strip",
     "trace_map",
 ]
