@@ -18,17 +18,22 @@ from kedit_lab.measure.ability import passage_accuracy
 from kedit_lab.measure.geometry import akd, cosine, misalignment
 from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import evaluate
-from kedit_lab.model.doctor import doctor
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
+from kedit_lab.model.lab import make_lab as wrap
 from kedit_lab.show.panels import CollisionPanel
+from kedit_lab.study.choose import choose, scorecard
 from kedit_lab.study.collision import collision_study
+from kedit_lab.study.compare import compared
 from kedit_lab.study.course import check, claim, claims
+from kedit_lab.study.doctor import doctor
+from kedit_lab.study.estimate import estimate
 from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
 from kedit_lab.study.register import results
 from kedit_lab.study.related import density_study, pair_study, subject_study
 from kedit_lab.study.sequence import Merge, sequence
+from kedit_lab.study.suggest import Suggestion, suggest
 from kedit_lab.study.sweep import point, sweep
 from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
 
@@ -45,20 +50,24 @@ __all__ = [
     "Recipe",
     "Reference",
     "Router",
+    "Suggestion",
     "Tuning",
     "akd",
     "betas",
     "check",
+    "choose",
     "claim",
     "claims",
     "collision_study",
     "collisions",
     "combine",
+    "compared",
     "cosine",
     "density_study",
     "doctor",
     "documents",
     "edit",
+    "estimate",
     "evaluate",
     "facts",
     "groups",
@@ -82,11 +91,14 @@ __all__ = [
     "remember",
     "replace",
     "results",
+    "scorecard",
     "second_moment",
     "sequence",
     "show",
     "subject_study",
+    "suggest",
     "sweep",
     "trace",
     "values",
+    "wrap",
 ]

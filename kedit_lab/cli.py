@@ -4,14 +4,16 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from kedit_lab.extract.moments import lab_text
 from kedit_lab.facts.world import World, generate
-from kedit_lab.model.doctor import doctor
 from kedit_lab.model.lab import load
 from kedit_lab.paths import data_dir, whole
 from kedit_lab.show.figures import efficacy_curve
 from kedit_lab.study.bench import bench, bench_memory, bench_methods
+from kedit_lab.study.doctor import doctor
+from kedit_lab.study.estimate import estimate, rates
 from kedit_lab.study.register import EXPERIMENTS, reproduce
 from kedit_lab.study.shapes import CONFIGS, random_lab
 from kedit_lab.study.tour import tour, write_table
@@ -75,8 +77,12 @@ def run_reproduce(args: argparse.Namespace) -> None:
 
 
 def run_doctor(args: argparse.Namespace) -> None:
-    """Show what was found in a model: parts, orientation, tokenizer."""
-    print(doctor(load(args.model)).to_string())
+    """Show what was found in a model (parts, orientation, tokenizer, values) and estimate N edits by method."""
+    lab = load(args.model, getattr(torch, args.dtype), args.device, args.device_map, args.local_only, args.revision)
+    rate = rates(lab)
+    print(doctor(lab, args.facts, rate).to_string())
+    print(f"\nestimate of {args.facts} edits (every step taken, statistics in their cache): seconds, MB")
+    print(estimate(lab, args.facts, rate=rate).to_string(float_format="{:,.1f}".format))
 
 
 def run_tour(args: argparse.Namespace) -> None:
@@ -122,6 +128,12 @@ def main(argv: list[str] | None = None) -> None:
     repeat.add_argument("--jobs", type=int, default=1, help="processes")
     check = command("doctor", run_doctor)
     check.add_argument("model", nargs="?", default=None, help="folder or hub name; the embedded model unless given")
+    check.add_argument("--facts", type=int, default=100, help="number of edits that the estimate is for")
+    check.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    check.add_argument("--device", default="cpu")
+    check.add_argument("--device-map", default=None, help="auto: spread the layers over the devices that are there")
+    check.add_argument("--local-only", action="store_true", help="never ask the network")
+    check.add_argument("--revision", default=None, help="a hub model's branch, tag or commit")
     guide = command("tour", run_tour)
     guide.add_argument("--model", default=None)
     guide.add_argument("--out", type=Path, default=Path("out/tour"))

@@ -57,7 +57,15 @@ class Arch:
     @classmethod
     def of(cls, model: nn.Module) -> "Arch":
         """Find the parts; a tree without them (encoder, mixture of experts, quantised MLP) raises a ValueError."""
+        if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None):
+            method = getattr(getattr(model.config, "quantization_config", None), "quant_method", "unknown method")
+            raise ValueError(
+                f"{type(model).__name__} is quantised ({getattr(method, 'value', method)}): its weights are codes, not "
+                "numbers to add to; load the model unquantised (float32, bfloat16 or float16) to edit it"
+            )
         config = model.config.get_text_config()
+        if getattr(config, "is_encoder_decoder", False):
+            raise ValueError(f"{type(model).__name__} is an encoder-decoder; kedit-lab edits decoder-only transformers")
         width = config.hidden_size
         head = model.get_output_embeddings()
         if head is None:

@@ -126,8 +126,18 @@ def one_line(text: str) -> str:
 
 
 def make_lab(model: Any, tokenizer: Any, name: str = "") -> Lab:
-    """A lab around an already loaded model: evaluation mode, no gradients for weights, NaNs refused."""
+    """A lab around an already loaded model and tokenizer (``kl.wrap``): evaluation mode, no gradients for weights.
+
+    The model may be spread over devices by accelerate, if all its weights are in memory. Raises ValueError where
+    weights are offloaded, quantised, NaN or infinite, and for models that are not causal.
+    """
     model.eval().requires_grad_(False)
+    away = [path for path, weight in model.named_parameters() if weight.is_meta]
+    if away:
+        raise ValueError(
+            f"{len(away)} weights are offloaded, {away[0]} the first; an edit reads and writes weights where they are: "
+            "use a smaller dtype (bfloat16), or a device_map whose devices hold the whole model"
+        )
     lab = Lab(model, tokenizer, Arch.of(model), name)
     for path, weight in model.named_parameters():
         if not weight.isfinite().all():
@@ -138,28 +148,41 @@ def make_lab(model: Any, tokenizer: Any, name: str = "") -> Lab:
 
 @torch.no_grad()
 def check_logits(lab: Lab) -> None:
-    """Raise a ValueError unless ``arch.logits`` of the hidden states is what the model returns, on two tokens."""
-    batch = lab.batch([[1, 2]])
+    """Raise a ValueError unless ``arch.logits`` of the hidden states is what the model returns, on two tokens, and the
+    first token's do not see the second."""
+    batch = lab.batch([[1, 2], [1, 3]])
     theirs, ours = lab.model(**batch, use_cache=False).logits.float(), lab.arch.logits(lab.hidden(**batch)).float()
-    if (ours - theirs).abs().max() > 0.01 * theirs.abs().max():
+    if (ours - theirs.to(ours)).abs().max() > 0.01 * theirs.abs().max():
         raise ValueError(
             f"{type(lab.model).__name__} does something to its logits that kedit-lab does not know: they are not its "
             "output embedding applied to the final norm; open an issue that names the model"
         )
+    if (theirs[0, 0] - theirs[1, 0]).abs().max() > 0.01 * theirs.abs().max():
+        raise ValueError(
+            f"{type(lab.model).__name__} reads in both directions: its first token's logits depend on the second. An "
+            "encoder has no next token to edit; load a causal language model"
+        )
 
 
-def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Lab:
+def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+         device_map: str | dict[str, Any] | None = None, local_only: bool = False,
+         revision: str | None = None) -> Lab:  # fmt: skip
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
 
-    Safetensors only, no remote code. Raises OSError (from transformers) for an unknown name and ValueError for a
-    model whose MLP cannot be edited.
+    ``device_map`` ("auto", or a dict from module paths to devices) lets accelerate spread the layers over several
+    devices instead; all must fit, as offloaded weights cannot be edited. ``revision`` is a hub model's branch, tag or
+    commit; with ``local_only`` nothing is asked of the network. Safetensors only, no remote code. A model that is
+    loaded already goes into ``kl.wrap(model, tokenizer)``. Raises OSError (from transformers) for an unknown name and
+    ValueError for a model that cannot be edited.
     """
     path = path or data_dir() / "lab-model"
-    options = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
+    options |= {"revision": revision} if revision else {}
     logging.disable_progress_bar()  # it would be written into every notebook
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options)
+    placed = {} if device_map is None else {"device_map": device_map}
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options, **placed)
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    return make_lab(model.to(device), tokenizer, str(path))
+    return make_lab(model if placed else model.to(device), tokenizer, str(path))
 
 
 def chunks(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -1,5 +1,6 @@
 """What is seen: figures and tables from data, and the live panel."""
 
+from kedit_lab.show.comparison import method_map, price
 from kedit_lab.show.density import facts_per_subject
 from kedit_lab.show.figures import (
     bars,
@@ -14,6 +15,7 @@ from kedit_lab.show.figures import (
     trace_map,
 )
 from kedit_lab.show.relations import cloud, curves
+from kedit_lab.show.suggestion import suggestion
 from kedit_lab.show.tables import before_after
 from kedit_lab.show.tradeoff import pareto, tradeoff
 
@@ -29,8 +31,11 @@ __all__ = [
     "heatmap",
     "layer_lines",
     "loss_curves",
+    "method_map",
     "pareto",
+    "price",
     "scatter",
+    "suggestion",
     "token_strip",
     "trace_map",
     "tradeoff",

@@ -15,8 +15,8 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.paths import data_dir
 from kedit_lab.study.aligned import BATCHES, aligned, prepared
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
-from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
 from kedit_lab.study.distance import KINDS, apart
+from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
 from kedit_lab.study.related import first_of
 from kedit_lab.study.remerge import remerged
 from kedit_lab.study.sweep import MODES, point, sweep

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from kedit_lab.extract.trace import interchange, trace
-from kedit_lab.model.doctor import doctor
 from kedit_lab.model.tokens import encode, target_ids
 from kedit_lab.types import Fact
 
@@ -64,10 +63,3 @@ def test_pairs_with_one_answer_are_refused(pico):
     same = facts("red", "blue")[0]
     with pytest.raises(ValueError, match="begin with the same token"):
         interchange(pico, [(same, same)])
-
-
-def test_doctor_reports_every_part(pico):
-    found = doctor(pico)
-    assert found["layers"] == pico.arch.layers
-    assert found["edited weight (layer 0)"].endswith(".weight")
-    assert found["tokenizer self-test"] == "passed"
