@@ -8,11 +8,16 @@ from kedit_lab.measure.metrics import score
 from kedit_lab.model.lab import Lab
 
 
-def passage_accuracy(lab: Lab, count: int = 300, seed: int = 0, world: World | None = None) -> float:
-    """Share of passage questions about people outside the world whose answer is the exact arg-max continuation."""
+def passages(count: int = 300, seed: int = 0, world: World | None = None) -> list[tuple[str, str]]:
+    """(Passage and question, answer) about people outside the world; raises ValueError for a count under one."""
     if count < 1:
         raise ValueError(f"count is {count}; ask at least one question")
     world, rng = world or World.load(), random.Random(seed)
     strangers = Writer(world, rng).strangers
     asked = [passage_question(world, strangers, rng) for _ in range(count)]
-    return float(score(lab, [(f"{text} {question}", answer) for text, question, answer in asked])["exact"].mean())
+    return [(f"{text} {question}", answer) for text, question, answer in asked]
+
+
+def passage_accuracy(lab: Lab, count: int = 300, seed: int = 0, world: World | None = None) -> float:
+    """Share of ``passages`` whose answer is the exact arg-max continuation."""
+    return float(score(lab, passages(count, seed, world))["exact"].mean())

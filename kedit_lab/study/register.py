@@ -17,8 +17,10 @@ from kedit_lab.study.aligned import BATCHES, aligned, prepared
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
 from kedit_lab.study.distance import KINDS, apart
 from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
+from kedit_lab.study.forgetting import SETTINGS, forgetting
 from kedit_lab.study.related import first_of
 from kedit_lab.study.remerge import remerged
+from kedit_lab.study.routing import EMBEDDERS, routing
 from kedit_lab.study.sweep import MODES, point, sweep
 
 
@@ -35,6 +37,7 @@ class Experiment:
 LOCATE = ("memit", "memit-merge", "pmet", "alphaedit", "eamet", "eamet-mutual", "eamet-merge")
 S2RKE = ("memit", "pmet", "alphaedit", "rome", "ft-l", "ft-m", "kn", "memit-merge")
 BEHIND = {"contexts": 1, "length": 20}
+CROWDED = {"setting": "distinct", "layers": (3,)}  # the keys of 200 subjects crowd at layer 3, not at layer 2
 FIG5 = ("memit", "memit-merge", "pmet", "pmet-merge", "alphaedit", "rome", "ft-m")
 EXPERIMENTS = {
     "MM-1": Experiment(
@@ -160,6 +163,23 @@ EXPERIMENTS = {
         "MM4KE, Table 9: what does a smaller learning rate spare?",
         {"lr": (5e-4, 1e-4, 5e-5), "schedule": ((1, 30),), "seed": (0, 1)},
         measure=tuned,
+    ),
+    "SQ-1": Experiment(
+        "SeqMMR, Tables 1, 5, 7 and 8: what do ten batches keep, merged, routed, both or neither?",
+        {"seed": (0, 1), "method": ("memit", "alphaedit", "rect", "prune")},
+        CROWDED | {"bases": ("plain",)},
+        forgetting,
+    ),
+    "SQ-8": Experiment(
+        "SeqMMR, Fig. 3: what does every batch keep, the more of each change is pruned before it is merged?",
+        {"seed": (0, 1, 2)},
+        CROWDED | {"ratios": (0.5, 0.85, 0.95), "bases": ("plain",)},
+        forgetting,
+    ),
+    "SQ-9": Experiment(
+        "SeqMMR, Table 6: which prompts reach the edited model, the more neighbours vote?",
+        {"setting": SETTINGS, "embedder": EMBEDDERS, "k": (1, 2, 3, 5, 10, 20), "seed": (0, 1, 2)},
+        measure=routing,
     ),
     "LAB-1": Experiment(
         "How much do the preserved keys' weight λ and the subject's density decide?",
