@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import linregress
 
+Numbers = Sequence[float | int] | pd.Series | Float[np.ndarray, " points"]
 LEVEL = 95  # per cent of the resampled lines that lie inside an interval or a band
 
 
@@ -27,7 +28,7 @@ class Line:
         low, high = np.percentile(self.slopes, bounds())
         return float(low), float(high)
 
-    def band(self, x: Sequence[float | int] | Float[np.ndarray, " points"]) -> pd.DataFrame:
+    def band(self, x: Numbers) -> pd.DataFrame:
         """The line at some x with the band of 95 % of the resampled lines: ``x, value, low, high``."""
         x = np.asarray(x, dtype=float)
         low, high = np.percentile(self.intercepts[:, None] + self.slopes[:, None] * x, bounds(), axis=0)
@@ -39,9 +40,7 @@ def bounds() -> tuple[float, float]:
     return (100 - LEVEL) / 2, (100 + LEVEL) / 2
 
 
-def regression(
-    x: Sequence[float | int] | pd.Series, y: Sequence[float | int] | pd.Series, resamples: int = 2000, seed: int = 0
-) -> Line:
+def regression(x: Numbers, y: Numbers, resamples: int = 2000, seed: int = 0) -> Line:
     """Least squares of y on x; points are resampled whole (x with its y), which asks nothing of the noise.
 
     Raises ValueError for fewer than three points, or where all x are one.

@@ -9,7 +9,7 @@ import pytest
 from kedit_lab.facts import to_frame
 from kedit_lab.facts.validation import Collector, FactList, Validation
 from kedit_lab.measure.metrics import Report
-from kedit_lab.show.panels import as_image
+from kedit_lab.show.panels.base import as_image
 from kedit_lab.show.style import canvas
 from kedit_lab.show.tables import before_after
 from kedit_lab.types import Fact
