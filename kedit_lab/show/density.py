@@ -26,8 +26,9 @@ def facts_per_subject(counts: pd.DataFrame, papers: pd.DataFrame | None = None, 
         rows = [] if papers is None else zip(papers["label"], papers["value"], strict=True)
         for i, (label, value) in enumerate(rows):
             axes.axvline(value, color=PAPER, linestyle="--", linewidth=1.2)
-            at = {"transform": axes.get_xaxis_transform(), "va": "top"}
-            axes.text(value + 0.2, 0.99 - 0.09 * i, f"{label}: {value:g}", color=PAPER, **at)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over the lines of the other names
+            at = {"transform": axes.get_xaxis_transform(), "va": "top", "bbox": box}
+            axes.text(value + 0.2, 0.99 - 0.1 * i, f"{label}: {value:g}", color=PAPER, **at)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         sns.despine(figure)
     return figure
