@@ -70,7 +70,7 @@ def read(source: str | Path, parse: Callable[[Row], list[Draft]], files: Sequenc
                 pile.drop(number, "", Unfit("not in the format", str(misfit)))
                 pile.found += 1
             skipped += len(row.skipped)
-    facts = pile.facts(limit, seed)
+        facts = pile.facts(limit, seed)
     report = Validation(str(source), found, number, pile.found, len(facts), pile.kept - len(facts), skipped, complete,
                         tuple(pile.dropped))  # fmt: skip
     return FactList(facts, report)

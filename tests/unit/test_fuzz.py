@@ -131,15 +131,15 @@ class Dice:
         self.rng = random.Random(seed)
 
     def text(self):
-        usual = ("Ada", "Bo C.", "李", "a?b", "of Ada is", "Ada?", "{} is", "{} speaks")
-        odd = ("", "  ", "{}", "{} {}", "is Ada Ada", "x\ud800", text_of(self.rng))
+        usual = ("Ada", "Ada", "Bo C.", "a?b", "of Ada is", "Ada and Bo C. are", "Ada is Ada", "{} is", "{} speaks")
+        odd = ("", "  ", "李", "{}", "{} {}", "Adah is", text_of(self.rng))
         return self.rng.choice(usual if self.rng.random() < 0.85 else odd)
 
     def texts(self):
         return [self.text() for _ in range(self.rng.randint(0, 2))]
 
     def junk(self, depth=2):
-        leaves = (None, True, 7, -1.5, float("nan"), self.text(), [], {})
+        leaves = (None, True, 7, -1.5, float("nan"), "x\ud800", self.text(), [], {})
         inner = self.junk(depth - 1) if depth else None
         deep = ([inner], {"str": inner}, {"prompt": inner})
         return self.rng.choice((*leaves, *deep))

@@ -1,0 +1,60 @@
+"""A file of CounterFact's size: 45 MB are read in under 3 s of one core and under 300 MB."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECORDS, BYTES, SECONDS, MEGABYTES = 22_000, 45_000_000, 3, 300
+# ru_maxrss is in KB. The better of two readings: the first one of a process also pays for fresh memory.
+SCRIPT = """
+import json, resource, sys, time
+import psutil
+import kedit_lab as kl
+before, seconds = psutil.Process().memory_info().rss, []
+for _ in range(2):
+    facts, start = None, time.process_time()
+    facts = kl.facts.counterfact(sys.argv[1])
+    seconds.append(time.process_time() - start)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"facts": len(facts), "seconds": min(seconds), "megabytes": (peak - before) / 1e6}))
+"""
+
+
+def counterfact_row(i):
+    """An invented record with as many prompts as a real one has."""
+    subject, words = f"Subject {i:05d} Núñez", f"saw lamp {i:05d} in the harbour"
+    asked = {"prompt": "The colour of {} is", "relation_id": f"P{i % 34}", "subject": subject}
+    objects = {"target_new": {"str": f"red {i % 600}", "id": "Q1"}, "target_true": {"str": "blue", "id": "Q2"}}
+    return {
+        "case_id": i,
+        "pararel_idx": i,
+        "requested_rewrite": asked | objects,
+        "paraphrase_prompts": [f"They {words} night {n}. {subject} is coloured" for n in range(2)],
+        "neighborhood_prompts": [f"Neighbour {n} {words} day {n}" for n in range(10)],
+        "attribute_prompts": [f"Attribute {n} {words} noon {n}" for n in range(10)],
+        "generation_prompts": [f"{subject} {words} {n % 3}" for n in range(10)],
+    }
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    path = tmp_path_factory.mktemp("large") / "counterfact.json"
+    path.write_text(json.dumps([counterfact_row(i) for i in range(RECORDS)], indent=1), encoding="utf-8")
+    assert path.stat().st_size >= BYTES
+    return path
+
+
+def test_a_large_file(large):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(large)], env=environment, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["facts"] == RECORDS
+    assert found["seconds"] < SECONDS
+    assert found["megabytes"] < MEGABYTES
