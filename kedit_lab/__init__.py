@@ -20,7 +20,15 @@ from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.doctor import doctor
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
-from kedit_lab.show.panels import CollisionPanel
+from kedit_lab.show.panels import (
+    AkdPanel,
+    AlignmentPanel,
+    BetaPanel,
+    CollisionPanel,
+    DensityPanel,
+    Playground,
+    RouterPanel,
+)
 from kedit_lab.study.collision import collision_study
 from kedit_lab.study.course import check, claim, claims
 from kedit_lab.study.load import load_study
@@ -32,18 +40,24 @@ from kedit_lab.study.sweep import point, sweep
 from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
 
 __all__ = [
+    "AkdPanel",
+    "AlignmentPanel",
+    "BetaPanel",
     "CollisionPanel",
     "Delta",
     "Dense",
+    "DensityPanel",
     "Edit",
     "Fact",
     "Lab",
     "Memory",
     "Merge",
+    "Playground",
     "Probe",
     "Recipe",
     "Reference",
     "Router",
+    "RouterPanel",
     "Tuning",
     "akd",
     "betas",
