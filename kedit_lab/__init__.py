@@ -21,7 +21,15 @@ from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, load
 from kedit_lab.model.lab import make_lab as wrap
-from kedit_lab.show.panels import CollisionPanel
+from kedit_lab.show.panels import (
+    AkdPanel,
+    AlignmentPanel,
+    BetaPanel,
+    CollisionPanel,
+    DensityPanel,
+    Playground,
+    RouterPanel,
+)
 from kedit_lab.study.choose import choose, scorecard
 from kedit_lab.study.collision import collision_study
 from kedit_lab.study.compare import compared
@@ -38,18 +46,24 @@ from kedit_lab.study.sweep import point, sweep
 from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
 
 __all__ = [
+    "AkdPanel",
+    "AlignmentPanel",
+    "BetaPanel",
     "CollisionPanel",
     "Delta",
     "Dense",
+    "DensityPanel",
     "Edit",
     "Fact",
     "Lab",
     "Memory",
     "Merge",
+    "Playground",
     "Probe",
     "Recipe",
     "Reference",
     "Router",
+    "RouterPanel",
     "Suggestion",
     "Tuning",
     "akd",

@@ -10,12 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -154,8 +156,8 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def page(browser, server):
+@contextmanager
+def logged_in(browser: Browser, server: Server) -> Iterator[Page]:
     """A logged-in page; relative addresses are those of the server."""
     context = browser.new_context(base_url=server.url, viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -163,3 +165,9 @@ def page(browser, server):
     page.goto(f"/api/status?token={server.token}")
     yield page
     context.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    with logged_in(browser, server) as page:
+        yield page
