@@ -38,8 +38,7 @@ def whole_change(run: Run) -> Edit:
         raise ValueError(f"the model carries batches 1 to {run.at} of this run; undo() them first")
     first, last = run.states[0], run.states[-1]
     deltas = {
-        name: Dense(run.lab.arch.weight(name).stored(last[name].double() - first[name].double()).float())
-        for name in last
+        name: Dense(run.lab.arch.weight(name).stored(last[name].double() - first[name].double())) for name in last
     }
     facts = tuple(fact for batch in run.batches[: len(run.states) - 1] for fact in batch)
     return Edit(run.lab, run.recipe, facts, dict(deltas), run.lab.fingerprint())
