@@ -3,19 +3,24 @@
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.run import edit
+from kedit_lab.extract.betas import betas
 from kedit_lab.extract.keys import keys
 from kedit_lab.facts.sets import by_density, known_facts, lab_world
 from kedit_lab.measure.geometry import cosine, misalignment
 from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.lab import Lab
+from kedit_lab.study.papers import paper
 from kedit_lab.types import Fact
 
 BATCHES = ("once", "drawn")
@@ -73,6 +78,52 @@ def aligned(lab: Lab, batch: str = "once", size: int = 200, seed: int = 0, texts
             parts = {"all": said, "low": said[ranked[:EXTREME]], "high": said[ranked[-EXTREME:]]}
             told |= {f"{name}_{length}": float(part.mean()) for name, part in parts.items()}
     return told
+
+
+def table_1(grid: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``aligned`` and, as batches named "paper, ...", those of EAMET's Table 1: ``N``, ``batch``, ``accuracy``,
+    ``A per fact``.
+    """
+    ours = grid.rename(columns={"size": "N", "all_0": "accuracy"}).assign(total=grid["misalignment"])
+    rows = paper("eamet", table=1)
+    rows = rows.assign(
+        N=rows["setting"].str.extract(r"(\d+)", expand=False).astype(int), batch="paper, " + rows["model"]
+    )
+    theirs = rows.pivot(index=["batch", "N"], columns="metric", values="value").reset_index()
+    theirs = theirs.assign(accuracy=theirs["efficacy"] / 100, total=theirs["misalignment sum"])
+    both = pd.concat([ours, theirs])
+    return both.assign(**{"A per fact": both["total"] / both["N"]})
+
+
+def table_2(row: pd.Series, model: str = "Llama-2-7B") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A row of ``aligned`` and EAMET's Table 2, both by ``tokens in front`` and ``facts`` (all, or the ten of an end)."""
+    names = {"all": "all facts", "low": "ten lowest A", "high": "ten highest A"}
+    cells = [(length, names[part], row[f"{part}_{length}"]) for length in LENGTHS for part in names]
+    rows = paper("eamet", table=2).query("model == @model")
+    found = rows["setting"].str.extract(r"prefix (\d+)(?:, (ten) of (\w+ A))?")
+    end = (found[1] + " " + found[2]).fillna("all facts")
+    theirs = {"tokens in front": found[0].astype(int), "facts": end, "value": rows["value"] / 100}
+    return pd.DataFrame(cells, columns=["tokens in front", "facts", "accuracy"]), pd.DataFrame(theirs)
+
+
+def own_weights(
+    subjects: Sequence[Float[Tensor, "facts d_k"]],
+    strangers: Float[Tensor, "strangers d_k"],
+    second_moment: Float[Tensor, "d_k d_k"],
+    lam: float,
+) -> pd.DataFrame:
+    """β_ii of each subject's first fact as its 1, 2, ... facts join a crowd of strangers (EAMET, Fig. 3).
+
+    Columns: ``facts`` about the subject, ``subject`` (its number), ``own`` (β_ii) and ``next``, the largest other |β_ij|.
+    """
+    rows = []
+    for n in range(1, min(map(len, subjects)) + 1):
+        beta = betas(torch.cat([*(k[:n] for k in subjects), strangers]), second_moment, lam)
+        for subject in range(len(subjects)):
+            row = beta[subject * n].abs()
+            own, row[subject * n] = float(row[subject * n]), 0.0
+            rows.append({"facts": n, "subject": subject + 1, "own": own, "next": float(row.max())})
+    return pd.DataFrame(rows)
 
 
 def prepared(lab: Lab, size: int = 100, run: int = 0, layer: int = 2) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch
 
 import kedit_lab as kl
 from kedit_lab.extract.betas import betas
-from kedit_lab.study.aligned import aligned, behind, facts_of, geometry, prepared
+from kedit_lab.study.aligned import aligned, behind, facts_of, geometry, own_weights, prepared, table_1, table_2
 from kedit_lab.study.distance import KINDS, apart, batch, namesakes, relation_first
 
 
@@ -62,6 +62,27 @@ def test_aligned_counts_who_shares_a_subject(lab):
     assert found["misalignment"] > 0
     assert {f"{part}_{length}" for part in ("all", "low", "high") for length in (0, 5, 10, 50)} < set(found)
     assert behind(lab, facts_of("once", 3), 0).tolist() == [0, 0, 0], "the unedited model says none of them"
+
+
+def test_the_papers_tables_stand_beside_the_grid():
+    grid = kl.results("EA-1")
+    both = table_1(grid)
+    theirs = both[both["batch"] == "paper, DeepSeek-7B"].set_index("N")
+    assert theirs["A per fact"].round(3).to_dict() == {200: 0.34, 500: 0.446, 1000: 0.562}
+    assert len(both) == len(grid) + 6
+    ours, theirs = table_2(grid.iloc[0])
+    at = theirs.pivot(index="tokens in front", columns="facts", values="value")
+    assert (at.loc[50, "all facts"], at.loc[50, "ten lowest A"], at.loc[5, "ten highest A"]) == (0.774, 0.9, 0.46)
+    assert list(ours["facts"].unique()) == ["all facts", "ten lowest A", "ten highest A"]
+    assert ours["accuracy"].iloc[0] == grid["all_0"].iloc[0]
+
+
+def test_own_weights_of_copies_and_of_lone_keys():
+    one, crowd = torch.eye(8, dtype=torch.float64)[0], torch.eye(8, dtype=torch.float64)[2:]
+    other = torch.eye(8, dtype=torch.float64)[1]
+    found = own_weights([one.expand(3, -1), other.expand(3, -1)], crowd, torch.eye(8), 1e-9)
+    assert found["own"].to_list() == pytest.approx([1, 1, 1 / 2, 1 / 2, 1 / 3, 1 / 3])
+    assert found["next"].to_list() == pytest.approx([0, 0, 1 / 2, 1 / 2, 1 / 3, 1 / 3])
 
 
 def test_keys_take_longer_than_their_similarities(lab):
