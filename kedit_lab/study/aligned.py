@@ -96,10 +96,11 @@ def table_1(grid: pd.DataFrame) -> pd.DataFrame:
 
 
 def table_2(row: pd.Series, model: str = "Llama-2-7B") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A row of ``aligned`` and EAMET's Table 2, both by ``tokens in front`` and ``facts`` (all, or the ten of an end)."""
+    """A row of ``aligned`` and EAMET's Table 2, by ``tokens in front`` and ``facts`` (all, or the ten of an end)."""
     names = {"all": "all facts", "low": "ten lowest A", "high": "ten highest A"}
     cells = [(length, names[part], row[f"{part}_{length}"]) for length in LENGTHS for part in names]
-    rows = paper("eamet", table=2).query("model == @model")
+    rows = paper("eamet", table=2)
+    rows = rows[rows["model"] == model]
     found = rows["setting"].str.extract(r"prefix (\d+)(?:, (ten) of (\w+ A))?")
     end = (found[1] + " " + found[2]).fillna("all facts")
     theirs = {"tokens in front": found[0].astype(int), "facts": end, "value": rows["value"] / 100}
@@ -114,7 +115,7 @@ def own_weights(
 ) -> pd.DataFrame:
     """β_ii of each subject's first fact as its 1, 2, ... facts join a crowd of strangers (EAMET, Fig. 3).
 
-    Columns: ``facts`` about the subject, ``subject`` (its number), ``own`` (β_ii) and ``next``, the largest other |β_ij|.
+    Columns: ``facts`` about the subject, ``subject`` (its number), ``own`` (β_ii), ``next`` (the largest other |β_ij|).
     """
     rows = []
     for n in range(1, min(map(len, subjects)) + 1):
