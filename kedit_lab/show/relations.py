@@ -4,7 +4,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from kedit_lab.show.style import COLORS, MARKERS, PAPER, canvas, unit_axis
+from kedit_lab.show.style import COLORS, MARKERS, PAPER, canvas, log_axis, unit_axis
 
 
 def cloud(
@@ -27,8 +27,8 @@ def cloud(
         raise ValueError(f"{hue} has {len(kinds)} kinds; {len(COLORS)} colours can be told apart")
     with canvas(8.5, 4.4, title) as (figure, axes):
         if log:
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            log_axis(axes, "x")
+            log_axis(axes, "y")
         if line is not None:
             axes.fill_between(line["x"], line["low"], line["high"], color=PAPER, alpha=0.2, linewidth=0)
             axes.plot(line["x"], line["value"], color=PAPER, linewidth=2)
@@ -68,7 +68,7 @@ def curves(
             axes.set_xscale("log")
         axes.set_xticks(places, [f"{place:g}" for place in places])
         if log_y:
-            axes.set_yscale("log")
+            log_axis(axes, "y")
         axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)

@@ -86,6 +86,12 @@ def unit_axis(axes: Axes, name: str) -> None:
     axes.set_ylabel(name)
 
 
+def log_axis(axes: Axes, which: str) -> None:
+    """A logarithmic x or y axis whose ticks are plain numbers."""
+    getattr(axes, f"set_{which}scale")("log")
+    getattr(axes, f"{which}axis").set_major_formatter("{x:g}")
+
+
 def visible(token: str) -> str:
     """A token with its leading space and line breaks made visible."""
     return token.replace(" ", "·").replace("\n", "↵") or "∅"

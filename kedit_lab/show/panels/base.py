@@ -187,7 +187,7 @@ class Panel:
         if self.job is not None:
             self.job.stopped.set()
 
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: float | int | None = None) -> bool:
         """Wait until the present run has ended; False if it has not after so many seconds."""
         return self.job is None or self.job.done.wait(seconds)
 
