@@ -164,6 +164,18 @@ EXPERIMENTS = {
         {"lr": (5e-4, 1e-4, 5e-5), "schedule": ((1, 30),), "seed": (0, 1)},
         measure=tuned,
     ),
+    "SQ-1": Experiment(
+        "SeqMMR, Tables 1, 5, 7 and 8: what do ten batches keep, merged, routed, both or neither?",
+        {"seed": (0,), "method": ("memit", "rect", "prune")},
+        CROWDED | {"bases": ("plain",)},
+        forgetting,
+    ),
+    "SQ-7": Experiment(
+        "SeqMMR, Tables 1 and 8: the same for AlphaEdit, with a threshold and γ that suit layer 3's short keys",
+        {"seed": (0,), "method": ("alphaedit",)},
+        CROWDED | {"bases": ("plain",), "threshold": 0.1, "gamma": 10.0},
+        forgetting,
+    ),
     "SQ-8": Experiment(
         "SeqMMR, Fig. 3: what does every batch keep, the more of each change is pruned before it is merged?",
         {"seed": (0, 1, 2)},
