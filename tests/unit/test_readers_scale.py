@@ -1,4 +1,7 @@
-"""A file of CounterFact's size: 45 MB are read in under 3 s of one core and under 300 MB."""
+"""A file of CounterFact's size: 45 MB are read under 300 MB, in at most five times what its JSON alone takes.
+
+That is 3 s of a core that reads the JSON in 0.6 s: a bound that a busy machine does not break.
+"""
 
 import json
 import os
@@ -11,18 +14,20 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RECORDS, BYTES, SECONDS, MEGABYTES = 22_000, 45_000_000, 3, 300
+RECORDS, BYTES, TIMES, MEGABYTES = 22_000, 45_000_000, 5, 300
 # The better of two readings: the first one of a process also pays for fresh memory.
 SCRIPT = """
 import json, sys, time
 import psutil
 import kedit_lab as kl
-before, seconds = psutil.Process().memory_info().rss, []
-for _ in range(2):
-    facts, start = None, time.process_time()
-    facts = kl.facts.counterfact(sys.argv[1])
-    seconds.append(time.process_time() - start)
-print(json.dumps({"facts": len(facts), "seconds": min(seconds), "before": before}))
+before = psutil.Process().memory_info().rss
+def seconds(read):
+    start = time.process_time()
+    found = read(sys.argv[1])
+    return time.process_time() - start, len(found)
+plain = min(seconds(lambda path: json.load(open(path, encoding="utf-8")))[0] for _ in range(2))
+taken, facts = min(seconds(kl.facts.counterfact) for _ in range(2))
+print(json.dumps({"facts": facts, "times": taken / plain, "before": before}))
 """
 
 
@@ -61,7 +66,7 @@ def test_a_large_file(large):
             time.sleep(0.005)
         found = json.load(reader.stdout)
     assert found["facts"] == RECORDS
-    assert found["seconds"] < SECONDS
+    assert found["times"] < TIMES
     assert (peak - found["before"]) / 1e6 < MEGABYTES
 
 
