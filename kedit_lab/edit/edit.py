@@ -98,8 +98,13 @@ class Edit:
         """Write the edit into the model's weights; the originals are kept for ``undo``."""
         if self.originals is not None:
             raise RuntimeError("this edit is applied already; call undo() first")
-        self.originals = write(self.lab.arch, self.deltas)
-        self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in self.originals}
+        originals = write(self.lab.arch, self.deltas)
+        try:
+            self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in originals}
+        except BaseException:
+            put_back(self.lab.arch, originals)
+            raise
+        self.originals = originals
         return self
 
     def undo(self) -> "Edit":
@@ -107,7 +112,8 @@ class Edit:
         if self.originals is None:
             raise RuntimeError("this edit is not applied; there is nothing to undo")
         for name, bits in self.written.items():
-            if checksum(self.lab.arch.weight(name).module.weight) != bits:
+            now = checksum(self.lab.arch.weight(name).module.weight)
+            if now not in (bits, checksum(self.originals[name])):  # an undo that was interrupted is done again
                 raise RuntimeError(f"{name} was changed after this edit; undo the later edit first")
         put_back(self.lab.arch, self.originals)
         self.originals, self.written = None, {}
