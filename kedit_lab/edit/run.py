@@ -28,6 +28,7 @@ from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import trim
 from kedit_lab.types import Delta, Fact, Memory
 
+LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
     Tuning: finetune.train,
     Neurons: neurons.train,
@@ -158,7 +159,8 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
         for index, layer in enumerate(recipe.layers):
             with timed(clock, "keys"):
                 k, met, now = current(lab, facts, recipe, layer, prefixes)
-                trim()  # what the passes held, before the solve asks for d_k x d_k
+                if 8 * k.shape[1] ** 2 >= LARGE:
+                    trim()  # what the passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from kedit_lab.edit.edit import put_tensors
 from kedit_lab.edit.journal import described
 from kedit_lab.edit.recipe import AnyRecipe, Recipe
 from kedit_lab.model.lab import Lab
@@ -72,14 +73,11 @@ class Checkpoints:
         try:
             for left in self.folder.glob(f"{path.stem}.*.tmp"):  # of a run that was killed here
                 left.unlink()
-            with whole(path) as temporary:
-                save_file(clean, temporary)
+            put_tensors(path, clean)
             with whole(self.path(t, "json")) as temporary:
                 temporary.write_text(told, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise OSError(
-                f"{path} could not be written ({error}); what was found before is kept, so make room and start again"
-            ) from error
+        except OSError as error:
+            raise OSError(f"{error}; what was found before is kept, so make room and start again") from error
         shutil.rmtree(self.under_way(t), ignore_errors=True)
 
     def load(self) -> list[Step]:

@@ -1,6 +1,7 @@
 """Edits that end badly: at a call that fails, killed there, or at a limit of memory or of file size; in a process of
 their own where it must be one."""
 
+import ctypes
 import os
 import resource
 import signal
@@ -38,7 +39,7 @@ SETTINGS = {"layers": (0, 1), "steps": 3, "prefixes": 1, "prefix_length": 3, "la
 ROOM = 400_000  # bytes of a batched pass: a batch holds a few groups
 WIDE = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
-SPARE = 8 * 2**20  # bytes that Python may still take at a limit of memory
+SPARE = 3 * 2**20  # bytes that Python may still take at a limit of memory
 POINTS: dict[str, tuple[Any, str]] = {  # where an edit is when it ends: what is called there
     "targets": (targets, "forward"),
     "record": (Log, "append"),
@@ -47,7 +48,8 @@ POINTS: dict[str, tuple[Any, str]] = {  # where an edit is when it ends: what is
     "write": (run, "add"),
     "apply": (weights, "add"),
     "check": (module, "checksum"),
-    "save": (module, "save"),
+    "digest": (module, "digest"),
+    "save": (module, "save_file"),
     "move": (Path, "replace"),
 }
 
@@ -170,13 +172,14 @@ def use_killed(path: Path, point: str, call: int) -> None:
 
 
 def starved(point: str, call: int, folder: Path) -> tuple[str, list[str], list[str]]:
-    """An edit, computed, applied and saved, that runs out of memory: (error, what changed in the model, files)."""
+    """An edit, computed, applied and saved, while memory runs out: (error, what changed in the model, files)."""
+    ctypes.CDLL(None).mallopt(-3, 2**16)  # M_MMAP_THRESHOLD: what is large and free goes back to the system at once
     lab = wide_lab()
     before, told = bits(lab), "none"
     try:
-        with at(point, call, no_memory), edit(lab, FACTS[:2], "memit", **SETTINGS | {"lr": 0.01}).applied() as made:
+        with at(point, call, no_memory), edit(lab, FACTS[:2], "rect", **SETTINGS | {"lr": 0.01}).applied() as made:
             made.save(folder / "my.edit")
     except (MemoryError, RuntimeError) as error:
-        told = str(error)
+        told = repr(error)
     memory_again()
     return told, changed(lab, before), sorted(file.name for file in folder.iterdir())

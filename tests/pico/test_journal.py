@@ -34,12 +34,6 @@ def pico():
     return small_lab()
 
 
-@pytest.fixture(autouse=True)
-def no_trim(monkeypatch):
-    """Memory is not given back: that takes longer than an edit of this size."""
-    monkeypatch.setattr(run, "trim", lambda: None)
-
-
 @pytest.fixture
 def found(monkeypatch):
     """Sizes of the batches of groups that were really optimised."""
