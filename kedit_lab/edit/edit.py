@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kedit_lab.edit import export
@@ -98,20 +98,36 @@ class Edit:
         """Write the edit into the model's weights; the originals are kept for ``undo``."""
         if self.originals is not None:
             raise RuntimeError("this edit is applied already; call undo() first")
-        self.originals = write(self.lab.arch, self.deltas)
-        self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in self.originals}
+        originals = write(self.lab.arch, self.deltas)
+        try:
+            self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in originals}
+        except BaseException:
+            put_back(self.lab.arch, originals)
+            raise
+        self.originals = originals
         return self
 
     def undo(self) -> "Edit":
         """Put the original weights back, bit for bit; refuses if something else changed them in between."""
         if self.originals is None:
             raise RuntimeError("this edit is not applied; there is nothing to undo")
-        for name, bits in self.written.items():
-            if checksum(self.lab.arch.weight(name).module.weight) != bits:
+        for name in self.written:
+            if self.changed(name):
                 raise RuntimeError(f"{name} was changed after this edit; undo the later edit first")
         put_back(self.lab.arch, self.originals)
         self.originals, self.written = None, {}
         return self
+
+    def changed(self, name: str) -> bool:
+        """Whether an edited weight is neither as this edit left it nor, after an undo that was cut, as it was before.
+
+        Without memory to look, no: the originals need none to go back, and they are what was promised.
+        """
+        weight = self.lab.arch.weight(name).module.weight
+        try:
+            return checksum(weight) not in (self.written[name], checksum(self.originals[name]))
+        except (MemoryError, RuntimeError):
+            return False
 
     @contextmanager
     def applied(self) -> Iterator["Edit"]:
@@ -120,7 +136,12 @@ class Edit:
         try:
             yield self
         finally:
-            self.undo()
+            try:
+                self.undo()
+            except KeyboardInterrupt:  # waits until the weights are back
+                if self.originals is not None:
+                    self.undo()
+                raise
 
     def save(self, path: str | Path) -> Path:
         """Write the changes, the facts and a manifest into one safetensors file, atomically."""
@@ -141,8 +162,7 @@ class Edit:
         }
         text = json.dumps(manifest)
         metadata = {"manifest": text, "digest": digest(text, tensors)}
-        with whole(path) as temporary:
-            temporary.write_bytes(save(tensors, metadata=metadata))
+        put_tensors(path, tensors, metadata)
         return path
 
     def export(self, path: str | Path) -> Path:
@@ -175,6 +195,15 @@ class Edit:
                    manifest["curves"], manifest["seconds"])  # fmt: skip
 
 
+def put_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all, from where the tensors are; an OSError says why it could not be."""
+    with whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+
+
 def installed(name: str) -> str:
     """A package's version; a checkout that is only on the path has none."""
     try:
@@ -188,7 +217,7 @@ def digest(manifest: str, tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256(manifest.encode())
     for name in sorted(tensors):
         sha.update(name.encode())
-        sha.update(tensors[name].numpy().tobytes())
+        sha.update(tensors[name].flatten().numpy())
     return sha.hexdigest()
 
 

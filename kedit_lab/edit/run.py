@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kedit_lab.edit import finetune, mend, neurons, targets
+from kedit_lab.edit import finetune, journal, mend, neurons, targets
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.groups import SHARED, clusters, cosines, group
 from kedit_lab.edit.post import prune_delta, rect_delta
@@ -28,6 +28,7 @@ from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import trim
 from kedit_lab.types import Delta, Fact, Memory
 
+LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
     Tuning: finetune.train,
     Neurons: neurons.train,
@@ -37,19 +38,38 @@ OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
 
 def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", moment_texts: Sequence[str] | None = None,
          cache: Path | None = None, memory: Memory | None = None, basis: "Basis | None" = None,
-         watch: targets.Watch | None = None, **overrides: Any) -> Edit:  # fmt: skip
+         watch: targets.Watch | None = None, folder: str | Path | None = None, **overrides: Any) -> Edit:  # fmt: skip
     """Compute an edit of ``facts`` with a recipe (name or object; every field can be overridden by keyword).
 
     The model is unchanged afterwards, bit for bit, also after an exception; apply the returned ``Edit`` to change it.
     ``memory`` holds the keys of earlier batches for recipes that count them (see ``remember``), ``basis`` the prefixes
     and statistics of the unedited model, which later batches of a sequence use too. ``watch(step, residuals)`` is
     called at every pass of the target optimisation with δ as it stands (groups x d_model, zero where not begun); what
-    it raises ends the edit. Raises ValueError for an unknown recipe, field or layer, an empty or conflicting batch,
-    NaN weights, or when the update comes out as zero.
+    it raises ends the edit. With a ``folder``, target values are on the disk as soon as they are found, and a run that
+    was cut, by kill -9 too, goes on behind them to the same bits; then the edit itself (of other recipes: that alone),
+    which the next call returns at once. Raises ValueError for an unknown recipe, field or layer, an empty or
+    conflicting batch, NaN weights, when the update comes out as zero, and, before anything is computed, for a folder of
+    another edit, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = tuple(facts)
     check(lab, facts, recipe)
+    if folder is None:
+        return compute(lab, facts, recipe, moment_texts, cache, memory, basis, watch)
+    folder = Path(folder)
+    asked = journal.plan(lab, facts, recipe, moment_texts, memory, basis and basis.preserved)
+    made = journal.prepared(folder, lab, facts, recipe, asked)
+    if made is None:
+        with journal.written(folder) as log:
+            made = compute(lab, facts, recipe, moment_texts, cache, memory, basis, watch, log)
+            made.save(folder / journal.FINISHED)
+    return made
+
+
+def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: Sequence[str] | None,
+            cache: Path | None, memory: Memory | None, basis: "Basis | None", watch: targets.Watch | None,
+            log: journal.Journal | None = None) -> Edit:  # fmt: skip
+    """The edit of checked facts with a recipe that names its layers; ``log`` is told every batch of target values."""
     base, clock = lab.fingerprint(), {}
     if not isinstance(recipe, Recipe):
         with timed(clock, "training"):
@@ -59,6 +79,8 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
         known = basis or Basis.of(lab, recipe, moment_texts, cache)
     prefixes, preserved = known.prefixes, dict(known.preserved)
     del known
+    if log is not None:
+        log.begin(prefixes)
     if memory is not None and recipe.memory:
         preserved = {at: p.with_past(memory.past[at]) if at in memory.past else p for at, p in preserved.items()}
     parts = list(chunks(facts, recipe.block or len(facts))) if recipe.alone else [facts]
@@ -68,7 +90,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     try:
         for part in parts:
             left = preserved if len(parts) == 1 else dict(preserved)  # what is solved once is let go layer by layer
-            deltas, found, shared = locate(lab, part, recipe, prefixes, left, clock, watch)
+            deltas, found, shared = locate(lab, part, recipe, prefixes, left, clock, watch, log)
             curves += found
             total = summed(total, deltas)
             if len(parts) > 1:  # the next block is computed on the model as edited so far
@@ -84,12 +106,12 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
 
 
 def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
-           preserved: dict[int, Any], clock: dict[str, float],
-           watch: targets.Watch | None = None) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
+           preserved: dict[int, Any], clock: dict[str, float], watch: targets.Watch | None = None,
+           log: journal.Journal | None = None) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
     """(deltas, loss curves, sizes of key clusters) of facts that are edited together."""
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
     with timed(clock, "targets"):
-        found = targets.values(lab, facts, groups, recipe, prefixes, watch)
+        found = targets.values(lab, facts, groups, recipe, prefixes, watch, log)
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):
@@ -137,7 +159,8 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
         for index, layer in enumerate(recipe.layers):
             with timed(clock, "keys"):
                 k, met, now = current(lab, facts, recipe, layer, prefixes)
-                trim()  # what the passes held, before the solve asks for d_k x d_k
+                if 8 * k.shape[1] ** 2 >= LARGE:
+                    trim()  # what the passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]

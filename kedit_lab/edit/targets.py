@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
 from kedit_lab.edit.bundles import Asked, Bundle, by_length
+from kedit_lab.edit.journal import Journal
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
@@ -85,12 +86,14 @@ def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[l
 
 
 def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
-           prefixes: Sequence[str], watch: Watch | None = None) -> Targets:  # fmt: skip
+           prefixes: Sequence[str], watch: Watch | None = None,
+           journal: Journal | None = None) -> Targets:  # fmt: skip
     """Target values of all facts: δ per group minimises NLL + kl·KL + decay·‖δ‖/‖h‖² (MEMIT, Eq. 4, and its code).
 
     δ is added at the lookup token of the recipe's last layer. Adam, at most ``steps`` passes (the last one updates
     nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp`` times its bound.
-    EAMET adds its alignment with the keys of all other groups so far. ``watch`` is called at every pass.
+    EAMET adds its alignment with the keys of all other groups so far. ``watch`` is called at every pass. A ``journal``
+    is told every batch once it is found, and those that it holds already are not found again.
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
@@ -106,16 +109,23 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros_like(begun[-1])  # δ of every group so far
     for batch in batches(asked, recipe, budget(lab)):
-        rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
-        norms = None if means is None else means[batch].norm(dim=1)
-        ahead = None if alignment is None else alignment.ahead(batch)
-        seen = None if watch is None else partial(tell, watch, known, batch)
-        delta, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead, seen)
+        kept = None if journal is None else journal.take(batch, known)
+        if kept is None:
+            rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
+            norms = None if means is None else means[batch].norm(dim=1)
+            ahead = None if alignment is None else alignment.ahead(batch)
+            seen = None if watch is None else partial(tell, watch, known, batch)
+            found, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead, seen)
+            kept = found[-1], losses
+            if journal is not None:
+                journal.keep(batch, *kept)
+        delta, losses = kept
+        known[batch] = delta
         if alignment is not None:
-            alignment.keep(batch, delta[-1])
+            alignment.keep(batch, delta)
         for i, g in enumerate(batch):
             members = list(groups[g])
-            h[members], z[members] = begun[-1, g], begun[-1, g] + delta[-1, i]
+            h[members], z[members] = begun[-1, g], begun[-1, g] + delta[i]
             curves[g] = losses[i]
     return Targets(z, h, curves)
 

@@ -46,7 +46,15 @@ def add(projection: Projection, delta: Change) -> None:
 
 
 def put_back(arch: Arch, originals: dict[str, Tensor]) -> None:
-    """Copy original weights back, bit for bit."""
-    with torch.no_grad():
-        for name, original in originals.items():
-            arch.weight(name).module.weight.copy_(original)
+    """Copy original weights back, bit for bit; what interrupts it (Ctrl-C, say) is raised once all are back."""
+    try:
+        copy_back(arch, originals)
+    except BaseException:
+        copy_back(arch, originals)
+        raise
+
+
+@torch.no_grad()
+def copy_back(arch: Arch, originals: dict[str, Tensor]) -> None:
+    for name, original in originals.items():
+        arch.weight(name).module.weight.copy_(original)

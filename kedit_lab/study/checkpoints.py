@@ -1,7 +1,7 @@
 """Checkpoints of a sequence: after every batch its weights, memory and rows, written whole or not at all."""
 
-import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from kedit_lab.edit.recipe import AnyRecipe
+from kedit_lab.edit.edit import put_tensors
+from kedit_lab.edit.journal import described
+from kedit_lab.edit.recipe import AnyRecipe, Recipe
 from kedit_lab.model.lab import Lab
-from kedit_lab.paths import whole
+from kedit_lab.paths import claim, room, whole
 from kedit_lab.types import Fact, Memory
 
 
@@ -36,29 +38,28 @@ class Step:
 
 
 class Checkpoints:
-    """A folder with ``plan.json`` and one pair of files per finished batch; refuses a folder of another run."""
+    """A folder with ``plan.json`` and one pair of files per finished batch; refuses a folder of another run.
+
+    The batch that is under way has a folder of its own there (``kl.edit(folder=)``), which goes once the batch is done.
+    Raises ValueError, before anything is computed, where the folder cannot be written to or has no room for the rest.
+    """
 
     def __init__(self, folder: str | Path, lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]],
                  merge: Any, asked: dict[str, Any]) -> None:  # fmt: skip
         self.folder, self.lab = Path(folder), lab
-        facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
-        plan = {
-            "base": lab.fingerprint(),
-            "recipe": json.loads(json.dumps(asdict(recipe))),
-            "merge": None if merge is None else asdict(merge),
-            "asked": asked,
-            "facts": hashlib.sha256(facts.encode()).hexdigest(),
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "plan.json"
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            differ = [name for name in plan if found.get(name) != plan[name]]
-            if differ:
-                raise ValueError(f"{self.folder} holds another run (other {', '.join(differ)}); give another folder")
-        else:
-            with whole(path) as temporary:
-                temporary.write_text(json.dumps(plan), encoding="utf-8")
+        left = sum(not self.path(t + 1, "json").exists() for t in range(len(batches)))
+        if left:
+            room(self.folder, left * self.size(recipe, 1 if merge is None else 2))
+        plan = {"merge": None if merge is None else asdict(merge), "asked": asked}
+        claim(self.folder, described(lab, recipe, batches) | plan)
+
+    def size(self, recipe: AnyRecipe, states: int) -> int:
+        """Bytes of one batch: the edited weights in each state, and the memory; unknown (0) of trained edits."""
+        if not isinstance(recipe, Recipe):
+            return 0
+        modules = [self.lab.arch.mlp[layer] for layer in recipe.layers]
+        weights = sum(p.module.weight.numel() * p.module.weight.element_size() for p in modules)
+        return states * weights + (sum(8 * p.d_in**2 for p in modules) if recipe.memory else 0)
 
     def save(self, t: int, step: Step) -> None:
         """Write batch ``t``; its JSON file comes last and makes it count."""
@@ -67,11 +68,17 @@ class Checkpoints:
             tensors |= {f"plain/{name}": tensor for name, tensor in step.plain.items()}
         tensors |= {f"past/{layer}": tensor for layer, tensor in step.memory.past.items()}
         clean = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        with whole(self.path(t, "safetensors")) as temporary:
-            save_file(clean, temporary)
         told = json.dumps({"rows": step.rows, "health": step.health, "facts": step.memory.facts})
-        with whole(self.path(t, "json")) as temporary:
-            temporary.write_text(told, encoding="utf-8")
+        path = self.path(t, "safetensors")
+        try:
+            for left in self.folder.glob(f"{path.stem}.*.tmp"):  # of a run that was killed here
+                left.unlink()
+            put_tensors(path, clean)
+            with whole(self.path(t, "json")) as temporary:
+                temporary.write_text(told, encoding="utf-8")
+        except OSError as error:
+            raise OSError(f"{error}; what was found before is kept, so make room and start again") from error
+        shutil.rmtree(self.under_way(t), ignore_errors=True)
 
     def load(self) -> list[Step]:
         """The finished batches of an earlier run, in order; a damaged file raises a ValueError."""
@@ -92,7 +99,12 @@ class Checkpoints:
             past = {int(layer): tensor.to(torch.float64) for layer, tensor in parts["past"].items()}
             plain = parts["plain"] or parts["state"]
             steps.append(Step(parts["state"], plain, Memory(past, told["facts"]), told["rows"], told["health"]))
+            shutil.rmtree(self.under_way(len(steps)), ignore_errors=True)
         return steps
 
     def path(self, t: int, suffix: str) -> Path:
         return self.folder / f"after-{t:05}.{suffix}"
+
+    def under_way(self, t: int) -> Path:
+        """Where the edit of batch ``t`` keeps what it has found."""
+        return self.folder / f"batch-{t:05}"

@@ -140,25 +140,26 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     ``merge`` masks each batch's small entries; ``router`` are unrelated prompts, against which edited prompts are told
     apart by the ``k`` nearest (``embed``: see ``Router.of``). After every ``every`` batches all earlier ones are asked
     (``kinds``), and the health is measured on ``reference``. A batch that leaves NaN, or for whose health ``until``
-    returns True, is rolled back and ends the run. With a ``folder`` a run that was cut goes on from its last whole
-    batch to the same bits. Raises ValueError for bad input, and when the folder holds another run.
+    returns True, is rolled back and ends the run. With a ``folder`` a run that was cut goes on to the same bits, behind
+    its last whole batch and the target values of the next that were found (see ``edit``). Raises ValueError for bad
+    input, and for a folder of another run, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     groups = [tuple(batch) for batch in batches]
     check(groups, every)
     reference = reference or lab_reference(lab)
-    basis = Basis.of(lab, recipe) if isinstance(recipe, Recipe) else None
     asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router],
              "embed": None if embed is None else getattr(embed, "__qualname__", type(embed).__qualname__)}  # fmt: skip
     saved = Checkpoints(folder, lab, recipe, groups, merge, asked) if folder is not None else None
     steps = saved.load() if saved else []
+    basis = Basis.of(lab, recipe) if isinstance(recipe, Recipe) else None
     start = {name: lab.arch.weight(name).module.weight.clone() for step in steps[-1:] for name in step.state}
     before = [evaluate(lab, batch, kinds=kinds) for batch in groups] if router is not None else []
     stopped = ""
     try:
         for t in tqdm(range(len(steps) + 1, len(groups) + 1), desc=recipe.name, disable=not progress):
             last = steps[-1] if steps else Step({}, {}, Memory())
-            step = advance(lab, groups[t - 1], recipe, basis, merge, start, last)
+            step = advance(lab, groups[t - 1], recipe, basis, merge, start, last, saved.under_way(t) if saved else None)
             step.health = health(lab, reference)
             if not step.health["finite"] or (until is not None and until(step.health)):
                 stopped = f"batch {t} was rolled back; its health was {step.health}"
@@ -182,10 +183,10 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
 
 
 def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | None, merge: Merge | None,
-            start: Weights, last: Step) -> Step:  # fmt: skip
+            start: Weights, last: Step, folder: Path | None = None) -> Step:  # fmt: skip
     """Edit one more batch; the model then carries the weights that answer. ``start`` gains newly edited weights."""
     put_back(lab.arch, start | (last.plain if merge is None or merge.base == "plain" else last.state))
-    made = edit(lab, batch, recipe, memory=last.memory, basis=basis)
+    made = edit(lab, batch, recipe, memory=last.memory, basis=basis, folder=folder)
     keep(lab.arch, made.deltas, start)
     write(lab.arch, made.deltas)
     step = Step.of(lab, start, remember(lab, batch, recipe, last.memory, basis))

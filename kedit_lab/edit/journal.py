@@ -1,0 +1,121 @@
+"""The folder of a long edit: target values as they are found, one batch of groups a line, and then the finished edit.
+
+A run that was killed takes the batches that stand there and goes on behind them, to the same bits on the same machine:
+which groups are optimised together depends on the model and the facts alone, and the solve is done again.
+"""
+
+import hashlib
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kedit_lab.edit.edit import Edit
+from kedit_lab.edit.recipe import AnyRecipe, Recipe
+from kedit_lab.edit.solvers import NullSpace, Preserved
+from kedit_lab.extract.moments import Texts, content_key
+from kedit_lab.model.lab import Lab, checksum
+from kedit_lab.paths import Log, claim, room
+from kedit_lab.types import Fact, Memory
+
+TARGETS = "targets.log"
+FINISHED = "edit.safetensors"
+
+
+class Journal:
+    """Batches of groups that an earlier run found, to be taken in their order; new ones go to the disk behind them."""
+
+    def __init__(self, log: Log) -> None:
+        self.log, self.earlier = log, iter(log.records)
+
+    def begin(self, prefixes: Sequence[str]) -> None:
+        """Note the contexts that the targets are found behind; a ValueError if the earlier run had others."""
+        head = {"prefixes": list(prefixes)}
+        found = next(self.earlier, None)
+        if found is None:
+            self.log.append(head)
+        elif found != head:
+            raise ValueError(f"{self.log.path} holds targets found behind other prefixes; give another folder")
+
+    def take(self, batch: list[int], like: Tensor) -> tuple[Float[Tensor, "batch d_model"], list[list[float]]] | None:
+        """(δ, loss curves) of the next batch of groups, on the device of ``like``; None if it is still to be found."""
+        found = next(self.earlier, None)
+        if found is None:
+            return None
+        if found["groups"] != batch:
+            raise ValueError(
+                f"{self.log.path} was written by another version, which batched groups otherwise; give another folder"
+            )
+        delta = torch.frombuffer(bytearray(b64decode(found["delta"])), dtype=torch.float32)
+        return delta.view(len(batch), -1).to(like.device), found["curves"]
+
+    def keep(self, batch: list[int], delta: Float[Tensor, "batch d_model"], curves: list[list[float]]) -> None:
+        """Write a batch down; it is on the disk when this returns."""
+        bits = delta.float().cpu().contiguous().numpy().tobytes()
+        self.log.append({"groups": batch, "delta": b64encode(bits).decode(), "curves": curves})
+
+
+def described(lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+    """What a folder is bound to: the weights, the recipe, the facts."""
+    facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
+    return {"base": lab.fingerprint(), "recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
+
+
+def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None = None, memory: Memory | None = None,
+         preserved: dict[int, Preserved | NullSpace] | None = None) -> dict[str, Any]:  # fmt: skip
+    """All that an edit depends on. What is preserved is named by its text, or by its bits where it is given."""
+    past = memory.past if memory is not None and isinstance(recipe, Recipe) and recipe.memory else {}
+    return described(lab, recipe, [facts]) | {
+        "statistics": content_key(lab, recipe.layers[-1], () if texts is None else texts, 0.0),
+        "memory": {str(layer): checksum(keys) for layer, keys in past.items()},
+        "basis": None if preserved is None else {str(layer): bits(kept) for layer, kept in preserved.items()},
+    }
+
+
+def bits(preserved: Preserved | NullSpace) -> list[float | int]:
+    """Checksums of what one layer preserves."""
+    if isinstance(preserved, NullSpace):
+        return [checksum(preserved.basis), checksum(preserved.inner)]
+    return [preserved.lam, checksum(preserved.read())]
+
+
+def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
+    """Bytes, about, that the folder of an edit takes: δ and curves as text, the weight changes as they are saved."""
+    weights = [p for layer in recipe.layers for p in lab.arch.ffn(layer)]
+    if not isinstance(recipe, Recipe):
+        return sum(4 * p.d_in * p.d_out for p in weights)
+    weights = [lab.arch.mlp[layer] for layer in recipe.layers]
+    text = len(facts) * (6 * lab.arch.d_model + 24 * recipe.steps)
+    if recipe.post == "rect":
+        return text + sum(8 * p.d_in * p.d_out for p in weights)
+    return text + sum(8 * len(facts) * (p.d_in + p.d_out) for p in weights)
+
+
+def prepared(folder: Path, lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, asked: dict[str, Any]) -> Edit | None:
+    """The finished edit of a folder, or None once the folder is bound to what was asked and has room for it."""
+    targets, finished = folder / TARGETS, folder / FINISHED
+    if (targets.exists() or finished.exists()) and not (folder / "plan.json").exists():
+        raise ValueError(f"{folder} does not say what it holds (no plan.json); give another folder")
+    if not finished.exists():
+        room(folder, needed(lab, facts, recipe) - (targets.stat().st_size if targets.exists() else 0))
+    claim(folder, asked)
+    return Edit.load(finished, lab) if finished.exists() else None
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Journal]:
+    """The journal of a folder, for one run at a time; what a kill left half written beside it is removed."""
+    log = Log(folder / TARGETS)
+    try:
+        for left in folder.glob("*.tmp"):
+            left.unlink()
+        yield Journal(log)
+    finally:
+        log.close()
