@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ def data_dir() -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to: moved into place at the end of the block, removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         temporary.replace(path)

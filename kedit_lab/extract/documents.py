@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kedit_lab.facts.fields import SURROGATE
+
 BLOCK = 1 << 20  # bytes that a hash takes at a time
 
 
@@ -18,7 +21,8 @@ BLOCK = 1 << 20  # bytes that a hash takes at a time
 class Documents:
     """A corpus that is never held in memory whole: iterate over it, as often as you like.
 
-    ``digest`` stands for its content: the bits of a file, or a data set's name and revision.
+    ``digest`` stands for its content: the bits of a file, or a data set's name and revision. ``count`` goes through it
+    to count documents, None where that would be a download.
     """
 
     source: str
@@ -26,9 +30,14 @@ class Documents:
     limit: int | None
     digest: str
     read: Callable[[], Iterator[str]]
+    count: Callable[[], int] | None = None
 
     def __iter__(self) -> Iterator[str]:
         return islice(self.read(), self.limit)
+
+    def total(self) -> int | None:
+        """How many documents there are (at most, if there is a limit), None where nobody knows."""
+        return self.limit if self.limit or self.count is None else self.count()
 
 
 def documents(
@@ -38,7 +47,8 @@ def documents(
     ``.gz`` of the first two), or of a hub data set (streamed with the package ``datasets``; ``revision`` pins it).
 
     The first ``limit`` count, all if None. Raises ValueError for another kind of file, a record without the field (with
-    its number), or a data set without a revision, and ImportError with what to install.
+    its number), a file that is damaged or was changed since, or a data set without a revision, and ImportError with
+    what to install.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; read at least one document, or None for all")
@@ -48,8 +58,37 @@ def documents(
     kind = next((suffix for suffix in (".txt", ".jsonl", ".parquet") if suffix in path.suffixes), "")
     if not kind:
         raise ValueError(f"{path} is not .txt, .jsonl or .parquet (.gz of the first two); convert it to one of them")
-    readers = {".txt": lines, ".jsonl": json_lines, ".parquet": columns}
-    return Documents(str(path), field, limit, file_digest(path), lambda: readers[kind](path, field))
+    stamp = stamp_of(path)
+    whole = {".txt": lines, ".jsonl": json_lines, ".parquet": columns}[kind]
+    brief = rows if kind == ".parquet" else lines
+    return Documents(str(path), field, limit, file_digest(path), lambda: guarded(path, stamp, whole(path, field)),
+                     lambda: sum(1 for _ in guarded(path, stamp, brief(path, field))))  # fmt: skip
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of a file: what changes when it is written."""
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+def guarded(path: Path, stamp: tuple[int, int], found: Iterator[Any]) -> Iterator[Any]:
+    """A file's documents, as long as it is the file that was hashed; damage is a ValueError that says where."""
+    number = 0
+    try:
+        for number, text in enumerate(found, 1):
+            if number == 1:
+                same(path, stamp)
+            yield text
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}, behind document {number}: damaged, or no UTF-8 ({error}); fetch or save the file again"
+        ) from error
+    same(path, stamp)
+
+
+def same(path: Path, stamp: tuple[int, int]) -> None:
+    """Raise a ValueError if a file was written since its stamp was taken: its digest would be another's."""
+    if stamp_of(path) != stamp:
+        raise ValueError(f"{path} was changed since kl.documents looked at it; call kl.documents again")
 
 
 def file_digest(path: Path) -> str:
@@ -80,7 +119,7 @@ def json_lines(path: Path, field: str) -> Iterator[str]:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also too many digits, or brackets
                 raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or remove the line") from error
             yield text_of(record, field, f"{path}, line {number}")
 
@@ -90,8 +129,13 @@ def columns(path: Path, field: str) -> Iterator[str]:
     file = optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
     if field not in file.schema_arrow.names:
         raise ValueError(f"{path} has no column {field!r}; its columns are {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(columns=[field]):
-        yield from batch.column(0).to_pylist()
+    texts = (text for batch in file.iter_batches(columns=[field]) for text in batch.column(0).to_pylist())
+    yield from (text_of({field: text}, field, f"{path}, row {number}") for number, text in enumerate(texts, 1))
+
+
+def rows(path: Path, _field: str) -> Iterator[int]:
+    """As many numbers as a parquet file has rows."""
+    return iter(range(optional("pyarrow.parquet", "pyarrow").ParquetFile(path).metadata.num_rows))
 
 
 def text_of(record: Any, field: str, where: str) -> str:
@@ -101,6 +145,8 @@ def text_of(record: Any, field: str, where: str) -> str:
             f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is a {type(record).__name__}"
         )
         raise ValueError(f"{where} has no text in the field {field!r}; {there}")
+    if SURROGATE.search(record[field]):
+        raise ValueError(f"{where}: the field {field!r} is no Unicode text; mend or remove it")
     return record[field]
 
 

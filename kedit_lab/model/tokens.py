@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -42,7 +43,24 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
         ids, offsets = ids[:-1], offsets[:-1]
-    return ids, offsets
+    return ids, [own for span, run in groupby(offsets) for own in apart(tokenizer, text, span, len(list(run)))]
+
+
+def apart(tokenizer: Any, text: str, span: tuple[int, int], count: int) -> list[tuple[int, int]]:
+    """Offsets of ``count`` tokens that share a span: a Unigram gives letters it does not know as a run of bytes, each
+    with the offsets of the whole run; here each gets those of its own letter."""
+    first, stop = span
+    if count == 1 or stop - first < 2:
+        return [span] * count
+    normal = tokenizer.backend_tokenizer.normalizer
+    read = [
+        text[first:end] if normal is None else normal.normalize_str(text[first:end]) for end in range(first, stop + 1)
+    ]
+    sizes = [len(part.encode()) for part in read]  # bytes of so many letters
+    if sizes[-1] != count:
+        return [span] * count
+    letters = [first + next(i for i, size in enumerate(sizes) if size > byte) - 1 for byte in range(count)]
+    return [(letter, letter + 1) for letter in letters]
 
 
 def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:

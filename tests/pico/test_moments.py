@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kedit_lab.extract import moments
+from kedit_lab.extract import moments, running
 from kedit_lab.extract.documents import documents
 from kedit_lab.model.lab import make_lab
 from tests.pico.tiny import INNER, KINDS, TEXTS, build
@@ -27,8 +27,8 @@ def work(monkeypatch):
         return real(lab, layer, texts)
 
     monkeypatch.setattr(moments, "moments", counted)
-    monkeypatch.setattr(moments, "PIECE", 2)
-    monkeypatch.setattr(moments, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(running, "PIECE", 2)
+    monkeypatch.setattr(running, "SAVE_EVERY", 0.0)
     return read
 
 
@@ -160,16 +160,6 @@ def test_wrong_shape_is_refused(pico, tmp_path):
         moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
 
 
-def test_no_half_written_file(pico, tmp_path, monkeypatch):
-    def fail(self, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(type(tmp_path), "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]
-
-
 def test_errors(pico, tmp_path):
     with pytest.raises(ValueError, match="texts is empty; a second moment needs at least one document"):
         moments.second_moment(pico, 1, [], tmp_path)
@@ -240,8 +230,40 @@ def test_stops_once_the_drift_is_small(pico, tmp_path, work):
         moments.second_moment(pico, 1, texts, tmp_path, tolerance=1.0)
 
 
-def test_single_precision_is_close(pico):
-    """What a device without float64 adds up, against float64, over a thousand keys."""
-    flat = torch.randn(1000, INNER, generator=torch.Generator().manual_seed(0))
-    exact, single = (moments.product(flat, dtype).double() for dtype in (torch.float64, torch.float32))
+def test_single_precision_is_close(pico, monkeypatch):
+    """C as a device without float64 adds it up, over a whole piece of documents, against float64."""
+    texts = 32 * TEXTS
+    exact, tokens, _ = moments.piece(pico, 1, texts)
+    monkeypatch.setattr(moments, "precision", lambda _device: torch.float32)
+    single, _, count = moments.piece(pico, 1, texts)
+    assert not torch.equal(single, exact)
     assert (single - exact).norm() < 1e-5 * exact.norm()
+    assert (count, single.dtype) == (running.PIECE, torch.float64)
+    assert tokens > 10 * count
+
+
+def test_single_precision_is_taken_where_it_is_single(monkeypatch):
+    """PyTorch may be told to multiply float32 with fewer digits; then it is float64."""
+    assert moments.precision(torch.device("cpu")) == torch.float64
+    assert moments.precision(torch.device("meta")) == torch.float32
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert moments.precision(torch.device("meta")) == torch.float64
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu", "cpu")])
+def test_copies_on_devices_give_the_same_bits(pico, tmp_path, work, devices):
+    alone = moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "alone")
+    assert torch.equal(moments.second_moment(pico, 1, DOCUMENTS, tmp_path / "several", devices=devices), alone)
+    assert sorted(work) == sorted(2 * DOCUMENTS)
+
+
+def test_progress_knows_the_end_and_shows_the_drift(pico, tmp_path, work, capsys):
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n\n".join(text for text in DOCUMENTS if text))
+    moments.second_moment(pico, 1, documents(path), tmp_path / "shown", progress=True)
+    told = capsys.readouterr().err
+    assert "second moment, layer 1: 100%" in told
+    assert "7/7" in told
+    assert "drift=0." in told
+    moments.second_moment(pico, 1, documents(path), tmp_path / "silent")
+    assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -205,8 +205,26 @@ def pieces_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[tuple[str, 
     return sorted(model["vocab"], key=model["vocab"].get), [tuple(pair) for pair in model["merges"]]
 
 
-def word_piece() -> PreTrainedTokenizerFast:
-    """A BERT like tokenizer: "##" inside words, no spaces, control characters left out, unknown words one token."""
+def unigram() -> PreTrainedTokenizerFast:
+    """A T5 like tokenizer: NFKC and single spaces before anything else, "▁" for spaces, a dummy "▁" first, bytes for
+    unknown letters, and an end token behind every text."""
+    tokenizer = Tokenizer(models.Unigram())
+    single = normalizers.Replace(Regex(" {2,}"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), single])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(20 * TEXTS, trainer)
+    pieces = [tuple(piece) for piece in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    tokenizer.model = models.Unigram([*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))], 2, True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return wrapped(tokenizer, eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+
+
+def word_piece(letters: str = "") -> PreTrainedTokenizerFast:
+    """A BERT like tokenizer: "##" inside words, no spaces, control characters left out, and one token for a word with
+    other characters than those of the texts and of ``letters``."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -215,6 +233,9 @@ def word_piece() -> PreTrainedTokenizerFast:
         vocab_size=300, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False, min_frequency=2
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
+    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    pieces = dict.fromkeys([*pieces, *letters, *(f"##{letter}" for letter in letters)])
+    tokenizer.model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,8 @@ def test_the_digest_follows_the_content(tmp_path):
         ("{broken", r"line 2: not JSON .*; mend or remove the line"),
         ('{"body": "x"}', r"line 2 has no text in the field 'text'; its fields are body"),
         ('["x"]', r"line 2 has no text in the field 'text'; it is a list"),
+        ('{"text": "\\ud800"}', r"line 2: the field 'text' is no Unicode text; mend or remove it"),
+        ("[" * 100_000, r"line 2: not JSON"),
         ('{"text": 3}', r"line 2 has no text in the field 'text'"),
     ],
 )
@@ -74,3 +77,78 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
         next(iter(documents(path)))
     with pytest.raises(ImportError, match="pip install datasets"):
         documents("someone/texts", revision="abc")
+
+
+@pytest.mark.parametrize("name", ["corpus.txt", "corpus.jsonl"])
+def test_damage_is_named(tmp_path, name):
+    """A download that was cut, and bytes that are no text: what came before is read."""
+    rows = [json.dumps({"text": f"{i} {i**9}"}) if "jsonl" in name else f"{i} {i**9}" for i in range(3000)]
+    content = "\n".join(rows).encode()
+    packed, plain = tmp_path / f"{name}.gz", tmp_path / name
+    packed.write_bytes(gzip.compress(content)[:-2000])
+    plain.write_bytes(content[:-2000] + b"\xff\xfe" + content[-2000:])
+    for path in (packed, plain):
+        found = iter(documents(path))
+        assert next(found) == "0 0"
+        with pytest.raises(ValueError, match=rf"{path.name}, behind document \d+: damaged, or no UTF-8"):
+            list(found)
+
+
+def test_a_file_that_was_written_since_is_refused(tmp_path):
+    """Its statistics would be kept under the digest of another text."""
+    path = tmp_path / "corpus.txt"
+    path.write_text("one\ntwo\n")
+    found = documents(path)
+    assert list(found) == ["one", "two"]
+    path.write_text("one\ntwo\nthree\n")
+    with pytest.raises(ValueError, match=r"corpus.txt was changed since kl.documents looked at it; call kl.documents"):
+        list(found)
+    assert list(documents(path)) == ["one", "two", "three"]
+
+
+def test_how_many_there_are(corpus):
+    assert documents(corpus).total() == len(TEXTS)
+    assert documents(corpus, limit=2).total() == 2
+
+
+class Parquet:
+    """As much of pyarrow's ParquetFile as is used, over rows."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.schema_arrow = SimpleNamespace(names=["text", "id"])
+        self.metadata = SimpleNamespace(num_rows=len(rows))
+
+    def iter_batches(self, columns):
+        assert columns == ["text"]
+        for at in range(0, len(self.rows), 2):
+            part = self.rows[at : at + 2]
+            yield SimpleNamespace(column=lambda _, part=part: SimpleNamespace(to_pylist=lambda: part))
+
+
+def test_parquet(tmp_path, monkeypatch):
+    path = tmp_path / "corpus.parquet"
+    path.write_bytes(b"PAR1")
+    rows = [*TEXTS, None]
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=lambda _: Parquet(rows)))
+    assert list(documents(path, limit=3)) == TEXTS
+    assert documents(path).total() == 4
+    with pytest.raises(ValueError, match=r"corpus.parquet, row 4 has no text in the field 'text'"):
+        list(documents(path))
+    with pytest.raises(ValueError, match=r"has no column 'body'; its columns are text, id"):
+        list(documents(path, field="body"))
+
+
+def test_a_hub_data_set_is_streamed_at_its_revision(monkeypatch):
+    asked = []
+
+    def load_dataset(name, **options):
+        asked.append((name, options))
+        return ({"text": text} for text in TEXTS)
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    found = documents("someone/texts", revision="abc", limit=2)
+    assert (found.digest, asked) == ("someone/texts@abc/train", [])
+    assert list(found) == TEXTS[:2]
+    assert asked == [("someone/texts", {"split": "train", "revision": "abc", "streaming": True})]
+    assert documents("someone/texts", revision="abc").total() is None

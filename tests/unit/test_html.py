@@ -1,6 +1,7 @@
 """Text from data and models is shown, never run: every table and widget escapes it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from kedit_lab.facts import to_frame
 from kedit_lab.facts.validation import Collector, FactList, Validation
 from kedit_lab.measure.metrics import Report
-from kedit_lab.show.panels.base import as_image
+from kedit_lab.show.panels.base import as_image, as_table
 from kedit_lab.show.style import canvas
 from kedit_lab.show.tables import before_after
 from kedit_lab.types import Fact
@@ -38,6 +39,7 @@ TABLES = {
     ),
     "facts": lambda text: to_frame([Fact(text, "{} is", "so")]),
     "what was dropped": dropped,
+    "names of rows and columns": lambda text: pd.DataFrame({text: [1.0]}, index=pd.Index([text], name=text)),
 }
 
 
@@ -49,6 +51,14 @@ def test_tables(table, text):
     assert "&lt;" in shown
     assert "<script" not in shown
     assert "<img" not in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_tables_of_panels(text):
+    plain = as_table(pd.DataFrame({"a": ["a"]}), "a")
+    shown = as_table(pd.DataFrame({text: [text]}), text)
+    assert re.findall("<[^>]*>", shown) == re.findall("<[^>]*>", plain)  # the same tags, none of them the text's
+    assert shown.count("&lt;") == 3 * text.count("<")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -65,18 +75,40 @@ def test_lists_of_facts_show_as_text():
     assert HOSTILE[0] not in repr(facts)
 
 
+TAG, NOT_TEXT = re.compile(r"<[a-zA-Z/!]"), {"style", "data"}  # a style of ours, a picture in base 64
+WAYS_OUT = ("escape", "description_allow_html", "unsafe_allow_html")
+
+
 def loopholes(source):
-    """Where a source turns escaping off, or uses pandas' Styler, which does not escape unless told to."""
+    """Where a source turns escaping off, uses the Styler of pandas, which does not escape unless told to, or writes a
+    tag with anything in it that is not escaped."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and any(
-            word.arg == "escape" and getattr(word.value, "value", True) is not True for word in node.keywords
+            word.arg in WAYS_OUT and getattr(word.value, "value", None) is not (word.arg == "escape")
+            for word in node.keywords
         ):
             yield node.lineno
         if isinstance(node, ast.Attribute) and node.attr == "style":
             yield node.lineno
+        if isinstance(node, ast.JoinedStr) and any(
+            isinstance(part, ast.Constant) and TAG.search(str(part.value)) for part in node.values
+        ):
+            filled = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
+            yield from (node.lineno for text in filled if text not in NOT_TEXT and not text.startswith("html.escape("))
 
 
 def test_nothing_turns_escaping_off():
     found = {path.name: list(loopholes(path.read_text(encoding="utf-8"))) for path in PACKAGE.rglob("*.py")}
     assert {name: lines for name, lines in found.items() if lines} == {}
-    assert list(loopholes("x.to_html(escape=False)\ny.style.format()\nz.to_html(escape=True)")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("x.to_html(escape=False)\ny.style.format()\nz.to_html(escape=True)", [1, 2]),
+        ("Button(description_allow_html=True)\nButton(description_allow_html=False)", [1]),
+        ("f'<b>{text}</b>'\nf'<b>{html.escape(text)}</b>'\nf'{text} < 3'\nf'<b>{html.escape(a)} {b}</b>'", [1, 4]),
+    ],
+)
+def test_loopholes_are_seen(source, lines):
+    assert sorted(loopholes(source)) == lines
