@@ -67,6 +67,7 @@ class Bundle:
         row, column, token = (index([spot[i] for spot in spots]) for i in range(3))
         weight = torch.tensor([spot[3] for spot in spots], device=device)
         drift = index([i for i, a in enumerate(rows) if not a.row.target])
+        tail = tail.reading(torch.cat([row, drift]), torch.cat([column, torch.zeros_like(drift)]))
         return cls(rows, tail, index([a.group for a in rows]), row, column, token, weight, drift, reference)
 
     def losses(self, lab: Lab, normed: Float[Tensor, "rows tokens d_model"], groups: int) -> tuple[Tensor, ...]:
