@@ -88,10 +88,15 @@ class Bundle:
         )
 
     def without(self, gone: Tensor) -> "Bundle":
-        """The bundle without the rows of groups that left, once they are a fifth of it."""
+        """The bundle without the rows of groups that left."""
         stay = ~gone[self.owner]
-        if stay.float().mean() >= 0.8:
+        if stay.all():
             return self
         kept = stay.nonzero()[:, 0]
         reference = None if self.reference is None else self.reference[stay[self.drift]]
         return Bundle.of([self.rows[i] for i in kept.tolist()], self.tail.select(kept), reference)
+
+
+def staying(bundles: Sequence[Bundle], active: Tensor) -> list[Bundle]:
+    """The bundles with the rows of active groups alone."""
+    return [bundle.without(~active) for bundle in bundles if active[bundle.owner].any()]

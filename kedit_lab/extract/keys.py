@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import fact_row
+from kedit_lab.model.tokens import fact_prompts
 from kedit_lab.types import Fact
 
 CHUNK = 128  # rows of one forward pass, as in the reference implementation
@@ -38,8 +38,8 @@ def read(
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
-    rows = [fact_row(lab.tokenizer, fact, prefix, token) for fact in facts for prefix in texts]
-    cut = [row.prompt[: row.lookup + 1] for row in rows]  # nothing behind the lookup token can change its state
+    rows = [row for fact in facts for row in fact_prompts(lab.tokenizer, fact, texts, token)]
+    cut = [ids[: at + 1] for ids, at in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]
     states: dict[int, Tensor] = {}
@@ -48,7 +48,7 @@ def read(
             inputs = lab.batch([cut[i] for i in batch])
             seen.forward(**inputs, use_cache=False)
             for layer in layers:
-                found = seen[part, layer][range(len(batch)), [rows[i].lookup for i in batch]]
+                found = seen[part, layer][range(len(batch)), [rows[i][1] for i in batch]]
                 states.setdefault(layer, found.new_empty(len(rows), found.shape[1]))[batch] = found
     return {layer: found.unflatten(0, (-1, len(texts))) for layer, found in states.items()}
 

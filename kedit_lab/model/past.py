@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -50,7 +50,8 @@ def leads(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         alike.setdefault(row[:LEAST], []).append(i)
     found: list[tuple[int, ...]] = [()] * len(rows)
     for members in alike.values():
-        shared = tuple(commonprefix([rows[i] for i in members])) if len(members) > 1 else ()
+        columns = takewhile(lambda ids: len(set(ids)) == 1, zip(*(rows[i] for i in members), strict=False))
+        shared = tuple(ids[0] for ids in columns) if len(members) > 1 else ()
         for i in members:
             found[i] = shared
     return found

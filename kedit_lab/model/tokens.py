@@ -32,17 +32,24 @@ class Row:
         return range(len(self.prompt) - 1, len(self.ids))
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, character offsets) of a text that will go on: with the tokenizer's special tokens in front, none behind."""
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """(ids, character offsets) of texts that will go on: with the tokenizer's special tokens in front, none behind."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
         )
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
-        ids, offsets = ids[:-1], offsets[:-1]
-    return ids, offsets
+    found = tokenizer(list(texts), return_offsets_mapping=True)
+    rows = []
+    for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
+            ids, offsets = ids[:-1], offsets[:-1]
+        rows.append((ids, offsets))
+    return rows
+
+
+def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character offsets) of one text that will go on."""
+    return encoded(tokenizer, [text])[0]
 
 
 def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:
@@ -84,13 +91,30 @@ def lookup(offsets: Sequence[tuple[int, int]], start: int, subject: str, rule: s
     return last_token(offsets, start + len(subject.rstrip()), start)
 
 
+def fact_prompts(
+    tokenizer: Any, fact: Fact, prefixes: Sequence[str] = ("",), rule: str = "subject_last"
+) -> list[tuple[tuple[int, ...], int]]:
+    """(ids, position that the rule names) of a fact's prompt behind each prefix, in one call of the tokenizer."""
+    found = []
+    for prefix, (ids, offsets) in zip(prefixes, encoded(tokenizer, [p + fact.text for p in prefixes]), strict=True):
+        at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
+        found.append((tuple(ids), at))
+    return found
+
+
+def fact_rows(tokenizer: Any, fact: Fact, prefixes: Sequence[str], rule: str = "subject_last",
+              target: str | None = None) -> list[Row]:  # fmt: skip
+    """The rows of a fact behind each prefix; ``target`` is ``target_new`` unless given."""
+    prompts = fact_prompts(tokenizer, fact, prefixes, rule)
+    ids = target_ids(tokenizer, target or fact.target_new)
+    return [Row(prompt, ids, at) for prompt, at in prompts]
+
+
 def fact_row(
     tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None
 ) -> Row:
-    """The row of a fact behind a prefix; ``target`` is ``target_new`` unless given."""
-    ids, offsets = encode(tokenizer, prefix + fact.text)
-    at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
-    return Row(tuple(ids), target_ids(tokenizer, target or fact.target_new), at)
+    """The row of a fact behind one prefix."""
+    return fact_rows(tokenizer, fact, [prefix], rule, target)[0]
 
 
 def essence_row(tokenizer: Any, subject: str) -> Row:
