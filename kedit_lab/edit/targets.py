@@ -59,15 +59,15 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
 
 def budget(lab: Lab, start: int = 0) -> int:
     """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or a
-    quarter of what is free on a device of its own, where few tokens leave most of it idle.
+    fifth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
     Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
     """
     logits = 2 * len(lab.model.get_input_embeddings().weight)
     held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
-    free = torch.cuda.mem_get_info(lab.anchor.device)[0] if lab.anchor.is_cuda else 0
-    return max(1, int(max(ROOM, size / 6, free / 4) / (held * lab.anchor.element_size())))
+    left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
+    return max(1, int(max(ROOM, size / 6, left / 5) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
