@@ -11,8 +11,6 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row
 
-WASTE = 192  # tokens of padding in a bundle before the next row opens another one
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -26,19 +24,6 @@ class Asked:
     def length(self) -> int:
         """Tokens from the lookup token on, which every pass runs again."""
         return len(self.row.ids) - self.row.lookup
-
-
-def by_length(rows: Sequence[Asked]) -> list[list[Asked]]:
-    """The rows, shortest first, in bundles that hold at most WASTE tokens of padding."""
-    bundles: list[list[Asked]] = []
-    waste = 0
-    for row in sorted(rows, key=lambda row: row.length):
-        waste += len(bundles[-1]) * (row.length - bundles[-1][-1].length) if bundles else 0
-        if not bundles or waste > WASTE:
-            bundles.append([])
-            waste = 0
-        bundles[-1].append(row)
-    return bundles
 
 
 @dataclass

@@ -15,16 +15,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
-from kedit_lab.edit.bundles import Asked, Bundle, by_length, staying
+from kedit_lab.edit.bundles import Asked, Bundle, staying
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.past import WASTE
 from kedit_lab.model.tail import Tail
-from kedit_lab.model.tokens import Row, essence_row, fact_rows
+from kedit_lab.model.tokens import Row, by_length, essence_rows, fact_rows
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
+MORE = 3  # budgets of a batch whose facts do not depend on each other: measured, a token holds half of what is counted
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
@@ -43,31 +45,27 @@ class Targets:
 def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
               prefixes: Sequence[str]) -> list[list[Asked]]:  # fmt: skip
     """Per group: every member behind every prefix (the bare first), weighted equally, and the row "{subject} is a"."""
+    rows = fact_rows(lab.tokenizer, facts, ("", *prefixes), recipe.token)
+    essences = essence_rows(lab.tokenizer, [facts[members[0]].subject for members in groups])
     asked = []
-    for g, members in enumerate(groups):
+    for g, (members, essence) in enumerate(zip(groups, essences, strict=True)):
         share = 1 / (len(members) * (1 + len(prefixes)))
-        rows = [
-            Asked(row, g, share)
-            for i in members
-            for row in fact_rows(lab.tokenizer, facts[i], ("", *prefixes), recipe.token)
-        ]
-        essence = essence_row(lab.tokenizer, facts[members[0]].subject)
         drift = Row(essence.prompt[: essence.lookup + 1], (), essence.lookup)
-        asked.append([*rows, Asked(drift, g, 0.0)])
+        asked.append([*(Asked(row, g, share) for i in members for row in rows[i]), Asked(drift, g, 0.0)])
     return asked
 
 
-def budget(lab: Lab, start: int = 0) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or a
-    fifth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
+def budget(lab: Lab) -> int:
+    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or an
+    eighth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
-    Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
+    Counted per token: some ten vectors of the residual stream and eight keys a block, and logits twice.
     """
     logits = 2 * len(lab.model.get_input_embeddings().weight)
-    held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
+    held = lab.arch.layers * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
-    return max(1, int(max(ROOM, size / 6, left / 5) / (held * lab.anchor.element_size())))
+    return max(1, int(max(ROOM, size / 6, left / 8) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
@@ -108,7 +106,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros_like(begun[-1])  # δ of every group so far
-    tokens = budget(lab, layer if alignment is None else 0)  # an aligned value depends on its block: it stays the same
+    tokens = budget(lab) * (MORE if alignment is None else 1)  # an aligned value depends on the size of its block
     for batch in batches(asked, recipe, tokens):
         rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
         norms = None if means is None else means[batch].norm(dim=1)
@@ -184,7 +182,8 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
     start = layer + (recipe.target == "block")
-    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in by_length(rows)]
+    parts = [[rows[i] for i in part] for part in by_length([a.length for a in rows], WASTE)]
+    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in parts]
     variable = Variable.of(h, norms, recipe)
     adam = torch.optim.Adam([variable.units], lr=1.0)
     length = h.norm(dim=2)

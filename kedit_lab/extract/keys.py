@@ -38,7 +38,7 @@ def read(
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
-    rows = [row for fact in facts for row in fact_prompts(lab.tokenizer, fact, texts, token)]
+    rows = fact_prompts(lab.tokenizer, facts, texts, token)
     cut = [ids[: at + 1] for ids, at in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad as widen
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import pad
+from kedit_lab.model.tokens import by_length, pad
 
+WASTE = 96  # tokens of padding in a pass before the next row opens another one
 LEAST = 8  # leading ids that rows must have in common before what they share is run once for all
 Past = tuple[tuple[Tensor, Tensor], ...]  # (keys, values) per layer, each rows x heads x tokens x width
 
@@ -59,9 +61,10 @@ def leads(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]], left: bool) -> tuple[Past, Tensor]:
     """(past, mask) behind more ids of every row. The pass ends at the last block's attention: no more is kept."""
-    batch = pad(rows, lab.anchor, left)
-    if not batch["input_ids"].shape[1]:
+    if past and not any(rows):
         return past, seen
+    batch = pad([row or (0,) for row in rows], lab.anchor, left)
+    batch["attention_mask"] *= torch.tensor([[bool(row)] for row in rows], device=seen.device)
     mask = torch.cat([seen, batch["attention_mask"]], 1)
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, seen.shape[1] :]
     inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
@@ -71,19 +74,35 @@ def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]]
     return tuple((layer.keys, layer.values) for layer in cache.layers), mask
 
 
+def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[Past, Int[Tensor, "rows width"]]:
+    """The same with all padding on the left, ``width`` positions in all."""
+    spare = max(0, width - mask.shape[1])
+    order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + spare :]
+    place = widen(order, (spare, 0))[:, None, :, None]
+    moved = tuple((k.take_along_dim(place.to(k.device), 2), v.take_along_dim(place.to(v.device), 2)) for k, v in past)
+    return moved, widen(mask.gather(1, order), (spare, 0))
+
+
 @torch.no_grad()
 def remembered(lab: Lab, rows: Sequence[tuple[int, ...]]) -> tuple[Past, Int[Tensor, "rows width"]]:
     """(past, mask) of rows of ids, padded on the left: what rows have in common in front is run once for all of them.
 
-    Nothing is kept where all rows are empty. Rows stay without gaps between their tokens, as sliding windows count.
+    Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as sliding windows count.
     """
-    shared = leads(rows)
+    width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
+    nothing = nothing.to(lab.anchor.device)
+    if not width:
+        return (), nothing
     unique = list(dict.fromkeys(shared))
-    owner = torch.tensor([unique.index(lead) for lead in shared], device=lab.anchor.device)
-    past, mask = extended(lab, (), torch.zeros(len(unique), 0, dtype=torch.long, device=owner.device), unique, True)
-    past, mask = tuple((keys[owner], values[owner]) for keys, values in past), mask[owner]
-    past, mask = extended(lab, past, mask, [row[len(a) :] for row, a in zip(rows, shared, strict=True)], False)
-    order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - max(map(len, rows)) :]  # padding goes to the left
-    place = order[:, None, :, None]
-    moved = tuple(tuple(t.take_along_dim(place.to(t.device), 2) for t in pair) for pair in past)
-    return moved, mask.gather(1, order)
+    lead, seen = extended(lab, (), nothing[: len(unique)], unique, True) if any(unique) else ((), nothing)
+    rest = [row[len(start) :] for row, start in zip(rows, shared, strict=True)]
+    parts = by_length([len(ids) for ids in rest], WASTE)
+    found = []
+    for part in parts:
+        owner = torch.tensor([unique.index(shared[i]) for i in part], device=nothing.device)
+        mine = tuple((keys[owner], values[owner]) for keys, values in lead)
+        found.append(aligned(*extended(lab, mine, seen[owner], [rest[i] for i in part], False), width))
+    back = torch.tensor([i for part in parts for i in part], device=nothing.device).argsort()
+    layers = zip(*(past for past, _ in found), strict=True)
+    past = tuple(tuple(torch.cat(some)[back] for some in zip(*layer, strict=True)) for layer in layers)
+    return past, torch.cat([mask for _, mask in found])[back]
