@@ -26,7 +26,7 @@ from kedit_lab.model.tokens import Row, by_length, essence_rows, fact_rows
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
-MORE = 3  # budgets of a batch whose facts do not depend on each other: measured, a token holds half of what is counted
+MORE = 4  # budgets of a batch whose facts do not depend on each other: measured, a token holds half of what is counted
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max

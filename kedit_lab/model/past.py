@@ -59,8 +59,9 @@ def leads(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     return found
 
 
-def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]], left: bool) -> tuple[Past, Tensor]:
-    """(past, mask) behind more ids of every row. The pass ends at the last block's attention: no more is kept."""
+def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]], left: bool,
+             last: int) -> tuple[Past, Tensor]:  # fmt: skip
+    """(past, mask) behind more ids of every row. The pass ends at the ``last`` block's attention: no more is kept."""
     if past and not any(rows):
         return past, seen
     batch = pad([row or (0,) for row in rows], lab.anchor, left)
@@ -69,7 +70,7 @@ def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]]
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, seen.shape[1] :]
     inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
     cache = Cache(layers=[GrowingLayer(*pair) for pair in past]) if past else DynamicCache()
-    with suppress(Stop), on(lab.arch.attention[-1].module, True, halt):
+    with suppress(Stop), on(lab.arch.attention[last].module, True, halt):
         lab.model.base_model(**lab.inputs(inputs), past_key_values=cache, use_cache=True)
     return tuple((layer.keys, layer.values) for layer in cache.layers), mask
 
@@ -84,25 +85,32 @@ def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[P
 
 
 @torch.no_grad()
-def remembered(lab: Lab, rows: Sequence[tuple[int, ...]]) -> tuple[Past, Int[Tensor, "rows width"]]:
+def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tuple[Past, Int[Tensor, "rows width"]]:
     """(past, mask) of rows of ids, padded on the left: what rows have in common in front is run once for all of them.
 
-    Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as sliding windows count.
+    Up to block ``last``. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
+    sliding windows count.
     """
     width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
     nothing = nothing.to(lab.anchor.device)
     if not width:
         return (), nothing
     unique = list(dict.fromkeys(shared))
-    lead, seen = extended(lab, (), nothing[: len(unique)], unique, True) if any(unique) else ((), nothing)
+    lead, seen = extended(lab, (), nothing[: len(unique)], unique, True, last) if any(unique) else ((), nothing)
     rest = [row[len(start) :] for row, start in zip(rows, shared, strict=True)]
     parts = by_length([len(ids) for ids in rest], WASTE)
     found = []
     for part in parts:
         owner = torch.tensor([unique.index(shared[i]) for i in part], device=nothing.device)
         mine = tuple((keys[owner], values[owner]) for keys, values in lead)
-        found.append(aligned(*extended(lab, mine, seen[owner], [rest[i] for i in part], False), width))
+        found.append(aligned(*extended(lab, mine, seen[owner], [rest[i] for i in part], False, last), width))
     back = torch.tensor([i for part in parts for i in part], device=nothing.device).argsort()
     layers = zip(*(past for past, _ in found), strict=True)
     past = tuple(tuple(torch.cat(some)[back] for some in zip(*layer, strict=True)) for layer in layers)
     return past, torch.cat([mask for _, mask in found])[back]
+
+
+def behind(past: Past) -> dict[str, Any]:
+    """What a model's forward is told of a past that it reads and does not extend."""
+    return {"past_key_values": Cache(layers=[FrozenLayer(*pair) for pair in past]) if past else None,
+            "use_cache": bool(past)}  # fmt: skip

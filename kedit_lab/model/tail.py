@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import FrozenLayer, Past, remembered
+from kedit_lab.model.past import Past, behind, remembered
 from kedit_lab.model.tokens import Row, pad
 
 
@@ -72,11 +71,7 @@ class Tail:
 
     def run(self) -> Float[Tensor, "rows tokens d_model"]:
         """The base model on the tail's tokens with its frozen past."""
-        past = Cache(layers=[FrozenLayer(*pair) for pair in self.past]) if self.past else None
-        out = self.lab.model.base_model(
-            **self.lab.inputs(self.inputs), past_key_values=past, use_cache=past is not None
-        )
-        return out.last_hidden_state
+        return self.lab.model.base_model(**self.lab.inputs(self.inputs), **behind(self.past)).last_hidden_state
 
     def __call__(self, write: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows tokens d_model"]:
         """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``."""

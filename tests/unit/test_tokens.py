@@ -172,7 +172,6 @@ def test_essence_row(tokenizer):
     assert row.target == ()
 
 
-@pytest.mark.parametrize("left", [False, True])
 def test_rows_of_many_are_rows_of_each(tokenizer, monkeypatch):
     """However many texts the tokenizer is given in one call."""
     facts = [Fact("John Smith", "{}'s employer is", "Greek"), Fact("Zoë Núñez", "I saw {} in", "Paris")]
@@ -193,6 +192,7 @@ def test_bundles_hold_all_rows_with_little_padding(lengths, waste):
         assert sum(lengths[bundle[-1]] - lengths[i] for i in bundle) <= waste
 
 
+@pytest.mark.parametrize("left", [False, True])
 def test_pad(left):
     rows = [(5, 6, 7), (8,), ()]
     batch = pad(rows, torch.empty(0), left)
