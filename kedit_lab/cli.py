@@ -7,20 +7,26 @@ import pandas as pd
 import torch
 
 from kedit_lab.extract.moments import lab_text
+from kedit_lab.facts.sets import by_density
 from kedit_lab.facts.world import World, generate
 from kedit_lab.model.lab import load
 from kedit_lab.paths import data_dir, whole
 from kedit_lab.show.figures import efficacy_curve
 from kedit_lab.study.bench import bench, bench_memory, bench_methods
+from kedit_lab.study.cost import stages
 from kedit_lab.study.doctor import doctor
 from kedit_lab.study.estimate import estimate, rates
 from kedit_lab.study.register import EXPERIMENTS, reproduce
+from kedit_lab.study.scale import METHODS, TEXTS, scale
 from kedit_lab.study.shapes import CONFIGS, random_lab
 from kedit_lab.study.tour import tour, write_table
 from kedit_lab.train.card import write_card
 from kedit_lab.train.loop import Plan, train
 from kedit_lab.train.mend import train_mend
 from kedit_lab.train.report import report, stream_norms, write_report
+
+DTYPES = ("float32", "bfloat16", "float16")
+UNSHAPED, SHAPED = ("plain", "stages", "methods", "memory"), ("plain", "stages", "scale")  # tables of bench
 
 
 def show(table: pd.DataFrame) -> None:
@@ -52,20 +58,36 @@ def run_train_mend(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
-    """Time keys, targets and solve against the plain form of the same computation, and every recipe against memit.
+    """Time an edit: against the plain form of the same computation, by stage, every recipe against memit; memory.
 
-    With --shape: peak memory of two steps on a model of that shape with random weights.
+    With --shape, on a model of that shape with random weights, by default: plain, stages and scale.
     """
-    if args.shape:
-        lab, texts = random_lab(args.shape), lab_text()[:150]
-        rows = [bench_memory(lab, n, args.method, moment_texts=texts, steps=2, prefixes=0) for n in args.sizes]
-        return show(pd.DataFrame(rows))
-    lab = load(args.model)
-    show(bench(lab, args.sizes, args.method))
-    print(f"\nevery locate-then-edit recipe at {max(args.sizes)} facts, one edit each")
-    show(bench_methods(lab, max(args.sizes)))
-    print("\npeak memory, MB")
-    show(bench_memory(lab, 10 * max(args.sizes), args.method).to_frame().T)
+    dtype, most = getattr(torch, args.dtype), max(args.sizes)
+    lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
+    texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
+    changed = {"steps": args.steps} if args.steps else {}
+    for name in args.tables or (SHAPED if args.shape else UNSHAPED):
+        if name == "plain":
+            print("\nbatched against plain, one fact at a time")
+            show(bench(lab, args.sizes, args.method, plain=args.plain, texts=texts, **changed))
+        elif name == "stages":
+            print(f"\nwhere the time of the targets goes, {most} facts; needed and done in 10⁹ operations")
+            table, against = stages(lab, by_density(most), args.method, **changed)
+            show(table)
+            show(against.to_frame().T)
+        elif name == "methods":
+            print(f"\nevery locate-then-edit recipe at {most} facts, one edit each")
+            show(bench_methods(lab, most))
+        elif name == "scale":
+            print("\nseconds of one edit, every step taken")
+            show(scale(lab, args.sizes, args.extrapolate, args.methods, **changed))
+        elif args.shape:
+            print("\npeak memory, MB, of two steps")
+            rows = [bench_memory(lab, n, args.method, moment_texts=texts, steps=2, prefixes=0) for n in args.sizes]
+            show(pd.DataFrame(rows))
+        else:
+            print("\npeak memory, MB")
+            show(bench_memory(lab, 10 * most, args.method).to_frame().T)
 
 
 def run_reproduce(args: argparse.Namespace) -> None:
@@ -122,14 +144,21 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
     timer.add_argument("--shape", default=None, help=f"random weights instead: {', '.join(CONFIGS)}")
     timer.add_argument("--method", default="memit")
-    timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100])
+    timer.add_argument("--methods", nargs="+", default=METHODS, help="of the scale table")
+    timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100], help="numbers of facts")
+    timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
+    timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
+    timer.add_argument("--steps", type=int, default=None, help="passes of the targets, the recipe's unless given")
+    timer.add_argument("--tables", nargs="+", choices=["plain", "stages", "methods", "scale", "memory"])
+    timer.add_argument("--dtype", choices=DTYPES, default="float32")
+    timer.add_argument("--device", default="cpu")
     repeat = command("reproduce", run_reproduce)
     repeat.add_argument("names", nargs="*", metavar="ID", help="ids of the register; none: list them")
     repeat.add_argument("--jobs", type=int, default=1, help="processes")
     check = command("doctor", run_doctor)
     check.add_argument("model", nargs="?", default=None, help="folder or hub name; the embedded model unless given")
     check.add_argument("--facts", type=int, default=100, help="number of edits that the estimate is for")
-    check.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    check.add_argument("--dtype", choices=DTYPES, default="float32")
     check.add_argument("--device", default="cpu")
     check.add_argument("--device-map", default=None, help="auto: spread the layers over the devices that are there")
     check.add_argument("--local-only", action="store_true", help="never ask the network")

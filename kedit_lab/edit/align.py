@@ -4,7 +4,7 @@ Facts whose keys are close get residuals that are close, so that what one key mu
 instead of cancelling.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -40,13 +40,17 @@ def weighted_error(
 
 @dataclass
 class Alignment:
-    """Keys of all groups and the residuals found so far; ``ahead`` gives the view of the next block of groups."""
+    """Keys of all groups and the directions of the residuals found so far; ``ahead`` gives the next block's view.
+
+    ``closeness`` is how the block's keys see those before it and its own: the one matrix, a block wide, that a pass
+    needs; it is the same at every pass.
+    """
 
     recipe: Recipe
     keys: Float[Tensor, "groups d_k"]
     residuals: Float[Tensor, "known d_model"] | None = None
     known: tuple[int, ...] = ()
-    block: tuple[int, ...] = ()
+    closeness: Float[Tensor, "block others"] | None = None
 
     @classmethod
     def of(cls, keys: Float[Tensor, "groups d_k"], recipe: Recipe) -> "Alignment":
@@ -54,12 +58,13 @@ class Alignment:
 
     def ahead(self, block: list[int]) -> "Alignment":
         """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand."""
-        return Alignment(self.recipe, self.keys, self.residuals, self.known, tuple(block))
+        closeness = self.keys[block] @ self.keys[[*self.known, *block]].T
+        return replace(self, closeness=closeness)
 
     def keep(self, block: list[int], residuals: Float[Tensor, "block d_model"]) -> None:
         """Remember a finished block's residuals."""
         earlier = [] if self.residuals is None else [self.residuals]
-        self.residuals, self.known = torch.cat([*earlier, residuals]), (*self.known, *block)
+        self.residuals, self.known = torch.cat([*earlier, unit(residuals)]), (*self.known, *block)
 
     def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:
         """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others.
@@ -67,15 +72,14 @@ class Alignment:
         Each sees the groups before it, within its block with the residuals of the same pass; if the recipe's ``sees``
         is "all", those behind it in the block too.
         """
-        others = delta.detach() if self.residuals is None else torch.cat([self.residuals, delta.detach()])
-        c = unit(delta) @ unit(others).T
-        s = self.keys[list(self.block)] @ self.keys[[*self.known, *self.block]].T
-        own = torch.arange(len(self.known), len(others), device=c.device)[:, None]
-        at = torch.arange(len(others), device=c.device)
+        now = unit(delta)
+        c = now @ (now.detach() if self.residuals is None else torch.cat([self.residuals, now.detach()])).T
+        own = torch.arange(len(self.known), c.shape[1], device=c.device)[:, None]
+        at = torch.arange(c.shape[1], device=c.device)
         unseen = at == own if self.recipe.sees == "all" else at >= own
         alone = unseen.all(1)
         unseen &= ~alone[:, None]  # numbers for those who see nobody, counted as zero below
-        c, s = c.masked_fill(unseen, float("-inf")), s.masked_fill(unseen, float("-inf"))
+        c, s = c.masked_fill(unseen, float("-inf")), self.closeness.masked_fill(unseen, float("-inf"))
         tau = self.recipe.temperature
         kl = divergence(c, s, tau)
         mse = weighted_error(c.masked_fill(unseen, 0.0), s, tau, self.recipe.top)

@@ -11,8 +11,6 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row
 
-WASTE = 192  # tokens of padding in a bundle before the next row opens another one
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -26,19 +24,6 @@ class Asked:
     def length(self) -> int:
         """Tokens from the lookup token on, which every pass runs again."""
         return len(self.row.ids) - self.row.lookup
-
-
-def by_length(rows: Sequence[Asked]) -> list[list[Asked]]:
-    """The rows, shortest first, in bundles that hold at most WASTE tokens of padding."""
-    bundles: list[list[Asked]] = []
-    waste = 0
-    for row in sorted(rows, key=lambda row: row.length):
-        waste += len(bundles[-1]) * (row.length - bundles[-1][-1].length) if bundles else 0
-        if not bundles or waste > WASTE:
-            bundles.append([])
-            waste = 0
-        bundles[-1].append(row)
-    return bundles
 
 
 @dataclass
@@ -67,6 +52,7 @@ class Bundle:
         row, column, token = (index([spot[i] for spot in spots]) for i in range(3))
         weight = torch.tensor([spot[3] for spot in spots], device=device)
         drift = index([i for i, a in enumerate(rows) if not a.row.target])
+        tail = tail.reading(torch.cat([row, drift]), torch.cat([column, torch.zeros_like(drift)]))
         return cls(rows, tail, index([a.group for a in rows]), row, column, token, weight, drift, reference)
 
     def losses(self, lab: Lab, normed: Float[Tensor, "rows tokens d_model"], groups: int) -> tuple[Tensor, ...]:
@@ -87,10 +73,15 @@ class Bundle:
         )
 
     def without(self, gone: Tensor) -> "Bundle":
-        """The bundle without the rows of groups that left, once they are a fifth of it."""
+        """The bundle without the rows of groups that left."""
         stay = ~gone[self.owner]
-        if stay.float().mean() >= 0.8:
+        if stay.all():
             return self
         kept = stay.nonzero()[:, 0]
         reference = None if self.reference is None else self.reference[stay[self.drift]]
         return Bundle.of([self.rows[i] for i in kept.tolist()], self.tail.select(kept), reference)
+
+
+def staying(bundles: Sequence[Bundle], active: Tensor) -> list[Bundle]:
+    """The bundles with the rows of active groups alone."""
+    return [bundle.without(~active) for bundle in bundles if active[bundle.owner].any()]

@@ -15,6 +15,7 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.types import Fact
 
 SHARED = 0.99  # cosine above which two keys count as one
+BLOCK = 512  # rows of the similarity matrix that are looked at together
 
 
 def group(lab: Lab, facts: Sequence[Fact], rule: str, layer: int, similarity: float = 0.9,
@@ -66,8 +67,10 @@ def cosines(rows: Float[Tensor, "facts d_k"]) -> Float[Tensor, "facts facts"]:
 def clusters(keys: Float[Tensor, "facts d_k"]) -> list[int]:
     """Sizes of the sets of facts whose keys coincide (cosine above SHARED with the set's first fact), largest first."""
     unit = torch.nn.functional.normalize(keys.float(), dim=1)
-    owner = torch.full((len(unit),), -1, device=unit.device)
-    for i in range(len(unit)):  # one row at a time: nothing quadratic is kept
-        if owner[i] < 0:
-            owner[(unit @ unit[i] > SHARED) & (owner < 0)] = i
+    owner = torch.full((len(unit),), -1)
+    for start in range(0, len(unit), BLOCK):  # some rows at a time: nothing quadratic is kept
+        near = (unit[start : start + BLOCK] @ unit.T > SHARED).cpu()
+        for i, row in enumerate(near, start):
+            if owner[i] < 0:
+                owner[row & (owner < 0)] = i
     return sorted(Counter(owner.tolist()).values(), reverse=True)

@@ -15,17 +15,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
-from kedit_lab.edit.bundles import Asked, Bundle, by_length
+from kedit_lab.edit.bundles import Asked, Bundle, staying
 from kedit_lab.edit.journal import Journal
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.past import WASTE
 from kedit_lab.model.tail import Tail
-from kedit_lab.model.tokens import Row, essence_row, fact_row
+from kedit_lab.model.tokens import Row, by_length, essence_rows, fact_rows
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
+MORE = 4  # budgets of a batch whose facts do not depend on each other: measured, a token holds half of what is counted
+AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 Watch = Callable[[int, Tensor], object]  # of the optimisation: step, and δ (groups x d_model) as it stands
@@ -43,29 +46,27 @@ class Targets:
 def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
               prefixes: Sequence[str]) -> list[list[Asked]]:  # fmt: skip
     """Per group: every member behind every prefix (the bare first), weighted equally, and the row "{subject} is a"."""
+    rows = fact_rows(lab.tokenizer, facts, ("", *prefixes), recipe.token)
+    essences = essence_rows(lab.tokenizer, [facts[members[0]].subject for members in groups])
     asked = []
-    for g, members in enumerate(groups):
+    for g, (members, essence) in enumerate(zip(groups, essences, strict=True)):
         share = 1 / (len(members) * (1 + len(prefixes)))
-        rows = [
-            Asked(fact_row(lab.tokenizer, facts[i], prefix, recipe.token), g, share)
-            for i in members
-            for prefix in ("", *prefixes)
-        ]
-        essence = essence_row(lab.tokenizer, facts[members[0]].subject)
         drift = Row(essence.prompt[: essence.lookup + 1], (), essence.lookup)
-        asked.append([*rows, Asked(drift, g, 0.0)])
+        asked.append([*(Asked(row, g, share) for i in members for row in rows[i]), Asked(drift, g, 0.0)])
     return asked
 
 
 def budget(lab: Lab) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes.
+    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or an
+    eighth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
     Counted per token: some ten vectors of the residual stream and eight keys a block, and logits twice.
     """
     logits = 2 * len(lab.model.get_input_embeddings().weight)
     held = lab.arch.layers * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
-    return max(1, int(max(ROOM, size / 6) / (held * lab.anchor.element_size())))
+    left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
+    return max(1, int(max(ROOM, size / 6, left / 8) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
@@ -108,7 +109,8 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros_like(begun[-1])  # δ of every group so far
-    for batch in batches(asked, recipe, budget(lab)):
+    tokens = budget(lab) * (MORE if alignment is None else 1)  # an aligned value depends on the size of its block
+    for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:
             rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
@@ -190,36 +192,46 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
     start = layer + (recipe.target == "block")
-    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in by_length(rows)]
+    parts = [[rows[i] for i in part] for part in by_length([a.length for a in rows], WASTE)]
+    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in parts]
     variable = Variable.of(h, norms, recipe)
     adam = torch.optim.Adam([variable.units], lr=1.0)
     length = h.norm(dim=2)
     active = torch.ones(groups, dtype=torch.bool, device=h.device)
     weight = torch.ones(groups, device=h.device)  # of the NLL; PMET lowers it once the target is the arg-max
     curves: list[list[float]] = [[] for _ in range(groups)]
+
+    def passed(delta: Tensor) -> tuple[Tensor, ...]:
+        """(loss, drift, target tokens missed) of every group, zero of those that have left."""
+        told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups) for b in bundles]
+        nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
+        loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
+        return loss if alignment is None else loss + alignment.loss(delta[-1]), kl, missed
+
     for step in range(recipe.steps):
         delta = variable.delta
         if watch is not None:
             watch(step, delta[-1].detach())
-        told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups) for b in bundles]
-        nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
-        loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
-        if alignment is not None:
-            loss = loss + alignment.loss(delta[-1])
+        loss, kl, missed = passed(delta)
+        told = loss.detach().tolist()
         for g in active.nonzero()[:, 0].tolist():
-            curves[g].append(float(loss[g].detach()))
+            curves[g].append(told[g])
         if recipe.start == "zero" or step:
             active &= loss.detach() >= recipe.stop
         if recipe.settled:
-            said = missed == 0
-            active &= ~(said & (recipe.kl * kl.detach() <= SETTLED_KL))
-            weight = torch.where(said, recipe.settled, 1.0).to(weight)
+            active &= ~((missed == 0) & (recipe.kl * kl.detach() <= SETTLED_KL))
         if step == recipe.steps - 1 or not active.any():
             break
+        if torch.cat([active[b.owner] for b in bundles]).float().mean() < AGAIN:
+            del loss, kl, missed  # and what they hold for the way back
+            bundles = staying(bundles, active)
+            loss, kl, missed = passed(delta)
         adam.zero_grad()
         loss[active].sum().backward()
         before = variable.units.detach().clone()
         adam.step()
         variable.settle(before, active)
-        bundles = [bundle.without(~active) for bundle in bundles if active[bundle.owner].any()]
+        if recipe.settled:
+            weight = torch.where(missed == 0, recipe.settled, 1.0).to(weight)
+        bundles = staying(bundles, active)
     return variable.delta.detach(), curves

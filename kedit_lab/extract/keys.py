@@ -1,7 +1,7 @@
 """Keys and values of facts: what enters and what leaves an MLP's output projection at the subject's last token."""
 
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import fact_row
+from kedit_lab.model.past import behind, remembered
+from kedit_lab.model.tokens import fact_prompts
 from kedit_lab.types import Fact
 
 CHUNK = 128  # rows of one forward pass, as in the reference implementation
@@ -38,19 +39,34 @@ def read(
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
-    rows = [fact_row(lab.tokenizer, fact, prefix, token) for fact in facts for prefix in texts]
-    cut = [row.prompt[: row.lookup + 1] for row in rows]  # nothing behind the lookup token can change its state
+    rows = fact_prompts(lab.tokenizer, facts, texts, token)
+    cut = [ids[: at + 1] for ids, at in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]
     states: dict[int, Tensor] = {}
-    with record(lab, part, layers, stop=True) as seen:
-        for batch in chunks(order, CHUNK):
-            inputs = lab.batch([cut[i] for i in batch])
-            seen.forward(**inputs, use_cache=False)
-            for layer in layers:
-                found = seen[part, layer][range(len(batch)), [rows[i].lookup for i in batch]]
-                states.setdefault(layer, found.new_empty(len(rows), found.shape[1]))[batch] = found
+    for batch in chunks(order, CHUNK):
+        inputs, at = prepared(lab, [cut[i] for i in batch], max(layers) if len(texts) > 1 else None)
+        with record(lab, part, layers, stop=True) as seen:
+            seen.forward(**inputs)
+        for layer in layers:
+            found = seen[part, layer][range(len(batch)), at]
+            states.setdefault(layer, found.new_empty(len(rows), found.shape[1]))[batch] = found
     return {layer: found.unflatten(0, (-1, len(texts))) for layer, found in states.items()}
+
+
+def prepared(lab: Lab, rows: Sequence[tuple[int, ...]], last: int | None) -> tuple[dict[str, Any], list[int]]:
+    """(inputs of a pass, the position of every row's last token in it).
+
+    With the number of the ``last`` block that is read, all but the last token are run before, prefixes that rows share
+    once for all of them.
+    """
+    if last is None:
+        return lab.batch(rows) | {"use_cache": False}, [len(row) - 1 for row in rows]
+    past, before = remembered(lab, [row[:-1] for row in rows], last)
+    ids = torch.tensor([row[-1:] for row in rows], device=before.device)
+    mask = torch.cat([before, torch.ones_like(ids)], 1)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+    return lab.inputs(inputs) | behind(past), [0] * len(rows)
 
 
 @overload

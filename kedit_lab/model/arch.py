@@ -100,6 +100,12 @@ class Arch:
         inside = attention_child(self.blocks[layer])
         return [p for p in self.inner[layer] if f".{inside}." not in p.name]
 
+    def mlp_module(self, layer: int) -> nn.Module | None:
+        """A block's child that is its MLP, or None where the MLP's projections are children of the block itself."""
+        down = self.mlp[layer].module
+        child = next(child for child in self.blocks[layer].children() if any(m is down for m in child.modules()))
+        return None if child is down else child
+
     def weight(self, name: str) -> Projection:
         """The projection inside a block whose weight has this full name; a ValueError if there is none."""
         for projection in chain(*self.inner):

@@ -2,34 +2,24 @@
 
 Below the written layer nothing depends on what is written, and before the lookup token nothing does at any layer.
 So the positions before it are run once and kept as attention keys and values, the lower blocks are run once and then
-passed through, and every later call costs the upper blocks on the tokens from the lookup token on.
+passed through, and every later call costs the upper blocks on the tokens from the lookup token on. What the last
+block's MLP makes of positions that nobody reads is not computed either, once it is said which are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from kedit_lab.model.hooks import on
+from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.past import Past, behind, remembered
 from kedit_lab.model.tokens import Row, pad
-
-
-class FrozenLayer(DynamicLayer):
-    """Attention keys and values of one layer that a forward pass reads but never extends."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,8 @@ class Tail:
     """Rows cut at their lookup tokens, ready to be run from block ``start`` on; column 0 is the lookup token.
 
     ``hidden`` (rows x tokens x d_model) is the input of block ``start`` (of the final norm if ``start`` is the number
-    of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it.
+    of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it. Only the
+    positions in ``needed`` (rows x tokens, counted through) come out right where that is given; None: all.
     """
 
     lab: Lab
@@ -45,28 +36,28 @@ class Tail:
     tuples: bool
     hidden: Tensor
     inputs: dict[str, Tensor]
-    past: tuple[tuple[Tensor, Tensor], ...]
+    past: Past
+    needed: Int[Tensor, " spots"] | None = None
 
     @classmethod
     @torch.no_grad()
     def of(cls, lab: Lab, rows: Sequence[Row], start: int) -> "Tail":
         """Run everything that does not depend on what will be written at the rows' lookup tokens."""
-        before = pad([row.ids[: row.lookup] for row in rows], lab.anchor, left=True)
+        past, before = remembered(lab, [row.ids[: row.lookup] for row in rows])
         after = pad([row.ids[row.lookup :] for row in rows], lab.anchor)
-        mask = torch.cat([before["attention_mask"], after["attention_mask"]], 1)
-        width = before["input_ids"].shape[1]
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        inputs = {"input_ids": after["input_ids"], "attention_mask": mask, "position_ids": positions[:, width:]}
-        past: tuple[tuple[Tensor, Tensor], ...] = ()
-        if width:
-            cache = DynamicCache()
-            lab.model.base_model(**lab.inputs(before), past_key_values=cache, use_cache=True)
-            past = tuple((layer.keys, layer.values) for layer in cache.layers)
-        seen: dict[str, Any] = {}
+        mask = torch.cat([before, after["attention_mask"]], 1)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, before.shape[1] :]
+        inputs = {"input_ids": after["input_ids"], "attention_mask": mask, "position_ids": positions}
+        seen: dict[str, Any] = {"tuples": False}
         blank = cls(lab, start, False, torch.empty(0), inputs, past)
+
+        def arrive(hidden: Tensor) -> None:
+            seen.update(hidden=hidden)
+            raise Stop
+
         kind = lab.arch.blocks[0].register_forward_hook(lambda _m, _i, out: seen.update(tuples=isinstance(out, tuple)))
         try:
-            with on(*blank.entrance, lambda hidden: seen.update(hidden=hidden)):
+            with suppress(Stop), on(*blank.entrance, arrive):
                 blank.run()
         finally:
             kind.remove()
@@ -80,15 +71,11 @@ class Tail:
 
     def run(self) -> Float[Tensor, "rows tokens d_model"]:
         """The base model on the tail's tokens with its frozen past."""
-        past = Cache(layers=[FrozenLayer(*pair) for pair in self.past]) if self.past else None
-        out = self.lab.model.base_model(
-            **self.lab.inputs(self.inputs), past_key_values=past, use_cache=past is not None
-        )
-        return out.last_hidden_state
+        return self.lab.model.base_model(**self.lab.inputs(self.inputs), **behind(self.past)).last_hidden_state
 
     def __call__(self, write: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows tokens d_model"]:
         """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``."""
-        with self.skipped(), on(*self.entrance, lambda _hidden: write(self.hidden)):
+        with self.skipped(), self.trimmed(), on(*self.entrance, lambda _hidden: write(self.hidden)):
             return self.run()
 
     @contextmanager
@@ -106,8 +93,41 @@ class Tail:
             for block, forward in patched.items():
                 block.forward = forward
 
+    @contextmanager
+    def trimmed(self) -> Iterator[None]:
+        """Let the last block's MLP see the needed positions alone (all where it is no module, or where it is written).
+
+        An MLP sees every position by itself; its output elsewhere is zero.
+        """
+        last = self.lab.arch.layers - 1
+        mlp = self.lab.arch.mlp_module(last)
+        if self.needed is None or mlp is None or self.start >= last:
+            yield
+            return
+        forward, patched = mlp.forward, mlp.__dict__.get("forward")
+        mlp.forward = partial(at_spots, forward, self.needed)
+        try:
+            yield
+        finally:
+            del mlp.forward
+            if patched is not None:
+                mlp.forward = patched
+
+    def reading(self, row: Int[Tensor, " spots"], column: Int[Tensor, " spots"]) -> "Tail":
+        """This tail when only these positions of its output will be read."""
+        return replace(self, needed=(row * self.hidden.shape[1] + column).unique())
+
     def select(self, rows: Tensor) -> "Tail":
-        """The tail of a subset of the rows (indices)."""
+        """The tail of a subset of the rows (indices), with all positions to be read."""
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         past = tuple((keys[rows], values[rows]) for keys, values in self.past)
         return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, past)
+
+
+def at_spots(forward: Callable[..., Tensor], spots: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A position-wise module's forward on some positions of its inputs (rows x tokens x width), zero at the others."""
+    some = lambda x: x.flatten(0, 1)[spots][None] if isinstance(x, Tensor) else x  # noqa: E731
+    out = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
+    whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    zeros = out.new_zeros(whole.shape[0] * whole.shape[1], out.shape[-1])
+    return zeros.index_copy(0, spots, out[0]).unflatten(0, whole.shape[:2])

@@ -1,8 +1,8 @@
 """Text to token ids: where the subject ends in a prompt, and targets as ids appended to the prompt's ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from kedit_lab.types import SLOT, Fact
 
 RULES = ("subject_last", "last")
+AT_ONCE = 1000  # texts that the tokenizer is given in one call
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,24 @@ class Row:
         return range(len(self.prompt) - 1, len(self.ids))
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, character offsets) of a text that will go on: with the tokenizer's special tokens in front, none behind."""
+def encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """(ids, character offsets) of texts that will go on: with the tokenizer's special tokens in front, none behind."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
         )
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
-        ids, offsets = ids[:-1], offsets[:-1]
-    return ids, [own for span, run in groupby(offsets) for own in apart(tokenizer, text, span, len(list(run)))]
+    for start in range(0, len(texts), AT_ONCE):
+        batch = list(texts[start : start + AT_ONCE])
+        found = tokenizer(batch, return_offsets_mapping=True)
+        for text, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
+            while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
+                ids, offsets = ids[:-1], offsets[:-1]
+            yield ids, [own for span, run in groupby(offsets) for own in apart(tokenizer, text, span, len(list(run)))]
+
+
+def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character offsets) of one text that will go on."""
+    return next(encoded(tokenizer, [text]))
 
 
 def apart(tokenizer: Any, text: str, span: tuple[int, int], count: int) -> list[tuple[int, int]]:
@@ -102,19 +110,39 @@ def lookup(offsets: Sequence[tuple[int, int]], start: int, subject: str, rule: s
     return last_token(offsets, start + len(subject.rstrip()), start)
 
 
+def fact_prompts(
+    tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last"
+) -> list[tuple[tuple[int, ...], int]]:
+    """(ids, position that the rule names) of every fact's prompt behind each prefix, fact by fact."""
+    asked = [(fact, prefix) for fact in facts for prefix in prefixes]
+    found = []
+    for (fact, prefix), (ids, offsets) in zip(asked, encoded(tokenizer, [p + f.text for f, p in asked]), strict=True):
+        at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
+        found.append((tuple(ids), at))
+    return found
+
+
+def fact_rows(
+    tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last"
+) -> list[list[Row]]:
+    """Per fact, its rows behind each prefix."""
+    prompts = iter(fact_prompts(tokenizer, facts, prefixes, rule))
+    targets = {text: target_ids(tokenizer, text) for text in dict.fromkeys(fact.target_new for fact in facts)}
+    return [[Row(ids, targets[fact.target_new], at) for ids, at in islice(prompts, len(prefixes))] for fact in facts]
+
+
 def fact_row(
     tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None
 ) -> Row:
-    """The row of a fact behind a prefix; ``target`` is ``target_new`` unless given."""
-    ids, offsets = encode(tokenizer, prefix + fact.text)
-    at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
-    return Row(tuple(ids), target_ids(tokenizer, target or fact.target_new), at)
+    """The row of a fact behind one prefix; ``target`` is ``target_new`` unless given."""
+    (ids, at), *_ = fact_prompts(tokenizer, [fact], [prefix], rule)
+    return Row(ids, target_ids(tokenizer, target or fact.target_new), at)
 
 
-def essence_row(tokenizer: Any, subject: str) -> Row:
-    """The row "{subject} is a" on which the drift of unrelated predictions is measured (MEMIT's KL prompt)."""
-    ids, offsets = encode(tokenizer, f"{subject} is a")
-    return Row(tuple(ids), (), lookup(offsets, 0, subject))
+def essence_rows(tokenizer: Any, subjects: Sequence[str]) -> list[Row]:
+    """The rows "{subject} is a" on which the drift of unrelated predictions is measured (MEMIT's KL prompt)."""
+    found = zip(subjects, encoded(tokenizer, [f"{subject} is a" for subject in subjects]), strict=True)
+    return [Row(tuple(ids), (), lookup(offsets, 0, subject)) for subject, (ids, offsets) in found]
 
 
 def pad(rows: Sequence[Sequence[int]], anchor: Tensor, left: bool = False) -> dict[str, Int[Tensor, "rows length"]]:
@@ -148,3 +176,16 @@ def self_test(tokenizer: Any) -> list[str]:
         if not text.endswith(f"{fact.text} Greek"):
             findings.append(f"prompt and target of {subject!r} decode to {text!r}")
     return findings
+
+
+def by_length(lengths: Sequence[int], waste: int) -> list[list[int]]:
+    """Indices of rows, shortest first, in bundles that hold at most ``waste`` tokens of padding."""
+    bundles: list[list[int]] = []
+    spent = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        spent += len(bundles[-1]) * (lengths[i] - lengths[bundles[-1][-1]]) if bundles else 0
+        if not bundles or spent > waste:
+            bundles.append([])
+            spent = 0
+        bundles[-1].append(i)
+    return bundles

@@ -21,6 +21,7 @@ PROMPT, TAIL, TARGET = 12, 8, 3  # tokens of a prompt, of what follows the looku
 METHODS = ("memit", "memit-merge", "pmet", "alphaedit", "eamet", "rome", "emmet", "ft-m", "sft", "r-sft", "lora")
 PROBE = (8, 32)  # rows and tokens of the forward pass that is timed
 SIDE = 768  # of the float64 matrices that are timed
+LARGE = (1024, 8192)  # of the square matrices whose product shows the machine's rate: on a CPU, on another device
 
 
 def block_size(arch: Arch) -> int:
@@ -100,12 +101,25 @@ def best_of(lab: Lab, work: Callable[[], Any], times: int = 3) -> float:
     """The least seconds of a few runs behind one to warm up, the device waited for."""
     seconds = []
     for _ in range(times + 1):
-        began = time.perf_counter()
+        began = now(lab)
         work()
-        if lab.anchor.is_cuda:
-            torch.cuda.synchronize(lab.anchor.device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now(lab) - began)
     return min(seconds[1:])
+
+
+def now(lab: Lab) -> float:
+    """The clock, once the device has done what it was told."""
+    if lab.anchor.is_cuda:
+        torch.cuda.synchronize(lab.anchor.device)
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def matrix_rate(lab: Lab) -> float:
+    """Operations a second of a product of large square matrices in the model's precision: the most one can have."""
+    side = LARGE[0 if lab.anchor.is_cpu else 1]
+    square = torch.ones(side, side, dtype=lab.anchor.dtype, device=lab.anchor.device)
+    return 2 * side**3 / best_of(lab, lambda: square @ square)
 
 
 def estimate(lab: Lab, n: int = 100, methods: Sequence[str | AnyRecipe] = METHODS,

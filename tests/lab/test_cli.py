@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from kedit_lab.cli import main
+from kedit_lab.edit.recipes import find
+from kedit_lab.facts.sets import by_density
 from kedit_lab.facts.world import World
 from kedit_lab.study.bench import bench, bench_memory, bench_methods, peak_memory
+from kedit_lab.study.cost import stages
+from kedit_lab.study.scale import extrapolated, many, scale
+from kedit_lab.study.shapes import CONFIGS
 
 
 def test_bench_compares_two_forms_of_one_computation(lab):
@@ -20,11 +25,57 @@ def test_bench_compares_two_forms_of_one_computation(lab):
     assert table.loc[(4, "targets"), "ratio"] > 1  # batching and caching win at all
 
 
+def test_plain_form_may_run_on_some_facts_alone(lab):
+    table = bench(lab, sizes=(3,), plain=1, steps=2).set_index("stage")
+    assert (table["plain facts"] == 1).all()
+    assert (table["cosine of ΔW"] > 0.9999).all()
+
+
+def test_arithmetic_is_about_a_quarter_of_the_plain_forms(lab):
+    """By the count of what cannot be left out, and near it by the count of what is done."""
+    _, told = stages(lab, by_density(20))
+    assert 0.2 < told["floor"] < 0.33
+    assert told["stands"] < 1.4 * told["floor"]
+
+
 def test_bench_prints(capsys):
     main(["bench", "--sizes", "1"])
     printed = capsys.readouterr().out
-    for heading in ("plain, ms per fact", "equal ratio", "keys and residuals"):
+    for heading in ("plain, ms per fact", "share of the rate", "optimiser", "equal ratio", "keys and residuals"):
         assert heading in printed
+
+
+def test_bench_of_a_shape(capsys, monkeypatch):
+    monkeypatch.setitem(CONFIGS, "small", {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2})
+    main(["bench", "--shape", "small", "--sizes", "2", "4", "--extrapolate", "1000", "--plain", "1", "--steps", "2"])
+    printed = capsys.readouterr().out
+    for heading in ("plain, ms per fact", "share of the rate", "facts a second", "extrapolated", "memit-merge"):
+        assert heading in printed
+
+
+def test_scale_says_what_was_measured(lab):
+    table = scale(lab, (2, 4), (40,), ("memit", "eamet"), steps=2).set_index(["method", "facts"])
+    assert list(table["how"]) == ["measured", "measured", "extrapolated"] * 2
+    for method in ("memit", "eamet"):
+        four, forty = table.loc[(method, 4)], table.loc[(method, 40)]
+        assert forty["targets"] == pytest.approx(10 * four["targets"])
+        assert four["seconds"] == pytest.approx(four[["targets", "solve", "apply"]].sum())
+        assert four["facts a second"] == pytest.approx(4 / four["seconds"])
+        assert forty["peak MB"] >= four["peak MB"] > 4e-6 * sum(p.numel() for p in lab.model.parameters())
+
+
+def test_extrapolation_to_a_measured_size_is_the_measurement(lab):
+    recipe = find("memit").on(lab.arch)
+    row = {"keys": 1.0, "targets": 5.0, "solve": 3.0, "apply": 0.5, "peak": 7.0, "share of the rate": 0.4}
+    assert extrapolated(lab, recipe, {8: row}, 8) == pytest.approx(row)
+    smaller = row | {"peak": 5.0}
+    assert extrapolated(lab, recipe, {4: smaller, 8: row}, 16)["peak"] == pytest.approx(11.0)
+
+
+def test_more_facts_than_the_world_has_are_about_numbered_namesakes():
+    facts = many(2500)
+    assert len({(fact.subject, fact.prompt) for fact in facts}) == 2500
+    assert facts[:1000] == by_density(1000, 2)
 
 
 def test_methods_are_timed_at_equal_steps_too(lab):

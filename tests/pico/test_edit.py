@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kedit_lab.edit import edit as module
-from kedit_lab.edit import run, solvers, targets
+from kedit_lab.edit import groups, run, solvers, targets
 from kedit_lab.edit import weights as weights_module
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.groups import clusters
@@ -273,7 +273,9 @@ def test_collisions_are_told(exact, compute):
     assert pairs["cosine"].min() > 0.99
 
 
-def test_clusters():
+@pytest.mark.parametrize("rows", [1, 2, 512])
+def test_clusters(monkeypatch, rows):
+    monkeypatch.setattr(groups, "BLOCK", rows)  # of the similarity matrix that are looked at together
     keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.01], [-1.0, 0.0], [3.0, 0.0]])
     assert clusters(keys) == [3, 1, 1]
 

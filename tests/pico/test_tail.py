@@ -5,6 +5,7 @@ import torch
 
 from kedit_lab.model.hooks import replace
 from kedit_lab.model.lab import make_lab
+from kedit_lab.model.past import leads
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row
 from tests.pico.tiny import KINDS, LAYERS, WIDTH, build
@@ -75,6 +76,57 @@ def test_tail_equals_the_full_pass(pico, shape):
         found, wanted = tail_pass(tail, rows, delta), full_pass(pico, rows, start, delta)
         assert_same(found, wanted)
         torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
+
+
+def sharing_rows():
+    """Rows about two leads of nine ids, one that ends with its lead, one without a lead and one without a past."""
+    torch.manual_seed(4)
+    ids = lambda n: tuple(torch.randint(2, 300, (n,)).tolist())  # noqa: E731
+    a, b = ids(9), ids(9)
+    prompts = [(a + ids(3), 11), (a + ids(6), 12), (b + ids(1), 9), (b + ids(7), 14), (ids(5), 3), (ids(3), 0)]
+    return [Row(prompt, ids(1 + i % 3), lookup) for i, (prompt, lookup) in enumerate(prompts)]
+
+
+def test_shared_leads_change_nothing(pico):
+    rows = sharing_rows()
+    for start in (1, LAYERS):
+        delta = make_delta(rows)
+        found, wanted = tail_pass(Tail.of(pico, rows, start), rows, delta), full_pass(pico, rows, start, delta)
+        assert_same(found, wanted)
+        torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
+
+
+def test_shared_leads_are_run_once(make):
+    lab, rows, seen = make("llama"), sharing_rows()[:4], []
+    with replace(lab, "input", 0, lambda hidden: seen.append(hidden.shape[:2])):
+        Tail.of(lab, rows, 1)
+    assert [tuple(shape) for shape in seen] == [(2, 9), (4, 5), (4, 4)]  # leads, what else is before, what is behind
+
+
+def test_leads_are_what_rows_of_one_start_share():
+    assert leads([(1,) * 9 + (2, 3), (1,) * 9 + (2, 4), (5, 6), ()]) == [(1,) * 9 + (2,)] * 2 + [()] * 2
+    assert leads([(1, 2), (1, 3)]) == [(), ()]  # too little to be worth a pass
+
+
+def test_only_what_is_read_is_computed(pico):
+    """Where it is said which positions are read, those come out as before, and the last MLP sees no other."""
+    rows = make_rows(SHAPES["behind a prefix"])
+    row, column = torch.tensor([0, 1, 2, 2]), torch.tensor([4, 0, 1, 3])
+    delta = make_delta(rows)
+    whole = Tail.of(pico, rows, 1)
+    some = whole.reading(row, column)
+    seen = []
+    hook = pico.arch.mlp[-1].module.register_forward_hook(
+        lambda _m, args, _o: seen.append(args[0].numel() // pico.arch.d_k)
+    )
+    try:
+        states = [tail(add_at(delta, [0] * len(rows)))[row, column] for tail in (whole, some)]
+    finally:
+        hook.remove()
+    torch.testing.assert_close(states[1], states[0], **CLOSE)
+    torch.testing.assert_close(gradient(states[1:], delta), gradient(states[:1], delta), rtol=1e-3, atol=1e-3)
+    alone = pico.arch.mlp_module(LAYERS - 1) is not None
+    assert seen == [whole.hidden.shape[0] * whole.hidden.shape[1], 4 if alone else seen[0]]
 
 
 def test_write_is_given_the_stream_that_enters_the_block(pico):

@@ -10,7 +10,7 @@ from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys, streams
 from kedit_lab.model import hooks
-from kedit_lab.study.bench import plain_target
+from kedit_lab.study.plain import plain_target
 from kedit_lab.types import Fact
 
 PREFIXES = ("Therefore I think so. ", "You know. ")
@@ -112,6 +112,17 @@ def test_values_equal_the_benchmarks_plain_form(pico):
     found = values(pico, DISTINCT, recipe)
     plain = torch.stack([plain_target(pico, fact, recipe, PREFIXES) for fact in DISTINCT])
     torch.testing.assert_close(found.z, plain, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE.with_(stop=0.5, steps=12), find("pmet", layers=(1,), lr=0.1, steps=9)])
+def test_running_the_few_again_changes_nothing(pico, monkeypatch, recipe):
+    """Whether all rows go back or those still sought run again alone: the same values after the same passes."""
+    found = {}
+    for share in (0.0, 2.0):
+        monkeypatch.setattr(targets, "AGAIN", share)
+        found[share] = values(pico, DISTINCT, recipe)
+    assert [len(curve) for curve in found[0.0].curves] == [len(curve) for curve in found[2.0].curves]
+    torch.testing.assert_close(found[2.0].z, found[0.0].z, **CLOSE)
 
 
 def test_absolute_step_size(pico):

@@ -7,7 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit_lab.model.tokens import Row, encode, essence_row, fact_row, lookup, pad, self_test, target_ids
+from kedit_lab.model import tokens
+from kedit_lab.model.tokens import (
+    Row,
+    by_length,
+    encode,
+    essence_rows,
+    fact_row,
+    fact_rows,
+    lookup,
+    pad,
+    self_test,
+    target_ids,
+)
 from kedit_lab.types import Fact
 from tests.pico.tiny import byte_level, sentence_piece
 
@@ -154,10 +166,30 @@ def test_row():
 
 
 def test_essence_row(tokenizer):
-    row = essence_row(tokenizer, "Zoë Núñez")
+    (row,) = essence_rows(tokenizer, ["Zoë Núñez"])
     assert decoded(tokenizer, row.ids) == "Zoë Núñez is a"
     assert_ends_at_subject(tokenizer, row, "", "Zoë Núñez")
     assert row.target == ()
+
+
+def test_rows_of_many_are_rows_of_each(tokenizer, monkeypatch):
+    """However many texts the tokenizer is given in one call."""
+    facts = [Fact("John Smith", "{}'s employer is", "Greek"), Fact("Zoë Núñez", "I saw {} in", "Paris")]
+    prefixes = ("", "You know. ", "Therefore. ")
+    expected = [[fact_row(tokenizer, fact, prefix) for prefix in prefixes] for fact in facts]
+    for together in (1, 4, 1000):
+        monkeypatch.setattr(tokens, "AT_ONCE", together)
+        assert fact_rows(tokenizer, facts, prefixes) == expected
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 20))
+def test_bundles_hold_all_rows_with_little_padding(lengths, waste):
+    bundles = by_length(lengths, waste)
+    order = [i for bundle in bundles for i in bundle]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths)
+    for bundle in bundles:
+        assert sum(lengths[bundle[-1]] - lengths[i] for i in bundle) <= waste
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -1,0 +1,116 @@
+"""The past of token rows: attention keys and values of positions that are run once and only read afterwards."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import pad as widen
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from kedit_lab.model.hooks import Stop, on
+from kedit_lab.model.lab import Lab
+from kedit_lab.model.tokens import by_length, pad
+
+WASTE = 96  # tokens of padding in a pass before the next row opens another one
+LEAST = 8  # leading ids that rows must have in common before what they share is run once for all
+Past = tuple[tuple[Tensor, Tensor], ...]  # (keys, values) per layer, each rows x heads x tokens x width
+
+
+class FrozenLayer(DynamicLayer):
+    """Attention keys and values of one layer that a forward pass reads but never extends."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+
+class GrowingLayer(FrozenLayer):
+    """The same, and what a pass adds stays."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = super().update(key_states, value_states)
+        return self.keys, self.values
+
+
+def halt(_hidden: Tensor) -> None:
+    """What is called where nothing further is needed: ends the pass."""
+    raise Stop
+
+
+def leads(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Per row, the leading ids that it has in common with all rows of the same LEAST first ids; empty alone."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        alike.setdefault(row[:LEAST], []).append(i)
+    found: list[tuple[int, ...]] = [()] * len(rows)
+    for members in alike.values():
+        columns = takewhile(lambda ids: len(set(ids)) == 1, zip(*(rows[i] for i in members), strict=False))
+        shared = tuple(ids[0] for ids in columns) if len(members) > 1 else ()
+        for i in members:
+            found[i] = shared
+    return found
+
+
+def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]], left: bool,
+             last: int) -> tuple[Past, Tensor]:  # fmt: skip
+    """(past, mask) behind more ids of every row. The pass ends at the ``last`` block's attention: no more is kept."""
+    if past and not any(rows):
+        return past, seen
+    batch = pad([row or (0,) for row in rows], lab.anchor, left)
+    batch["attention_mask"] *= torch.tensor([[bool(row)] for row in rows], device=seen.device)
+    mask = torch.cat([seen, batch["attention_mask"]], 1)
+    positions = (mask.cumsum(1) - 1).clamp_min(0)[:, seen.shape[1] :]
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
+    cache = Cache(layers=[GrowingLayer(*pair) for pair in past]) if past else DynamicCache()
+    with suppress(Stop), on(lab.arch.attention[last].module, True, halt):
+        lab.model.base_model(**lab.inputs(inputs), past_key_values=cache, use_cache=True)
+    return tuple((layer.keys, layer.values) for layer in cache.layers), mask
+
+
+def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[Past, Int[Tensor, "rows width"]]:
+    """The same with all padding on the left, ``width`` positions in all."""
+    spare = max(0, width - mask.shape[1])
+    order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + spare :]
+    place = widen(order, (spare, 0))[:, None, :, None]
+    moved = tuple((k.take_along_dim(place.to(k.device), 2), v.take_along_dim(place.to(v.device), 2)) for k, v in past)
+    return moved, widen(mask.gather(1, order), (spare, 0))
+
+
+@torch.no_grad()
+def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tuple[Past, Int[Tensor, "rows width"]]:
+    """(past, mask) of rows of ids, padded on the left: what rows have in common in front is run once for all of them.
+
+    Up to block ``last``. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
+    sliding windows count.
+    """
+    width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
+    nothing = nothing.to(lab.anchor.device)
+    if not width:
+        return (), nothing
+    unique = list(dict.fromkeys(shared))
+    lead, seen = extended(lab, (), nothing[: len(unique)], unique, True, last) if any(unique) else ((), nothing)
+    rest = [row[len(start) :] for row, start in zip(rows, shared, strict=True)]
+    parts = by_length([len(ids) for ids in rest], WASTE)
+    found = []
+    for part in parts:
+        owner = torch.tensor([unique.index(shared[i]) for i in part], device=nothing.device)
+        mine = tuple((keys[owner], values[owner]) for keys, values in lead)
+        found.append(aligned(*extended(lab, mine, seen[owner], [rest[i] for i in part], False, last), width))
+    back = torch.tensor([i for part in parts for i in part], device=nothing.device).argsort()
+    layers = zip(*(past for past, _ in found), strict=True)
+    past = tuple(tuple(torch.cat(some)[back] for some in zip(*layer, strict=True)) for layer in layers)
+    return past, torch.cat([mask for _, mask in found])[back]
+
+
+def behind(past: Past) -> dict[str, Any]:
+    """What a model's forward is told of a past that it reads and does not extend."""
+    return {"past_key_values": Cache(layers=[FrozenLayer(*pair) for pair in past]) if past else None,
+            "use_cache": bool(past)}  # fmt: skip

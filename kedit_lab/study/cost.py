@@ -1,0 +1,171 @@
+"""What an edit's arithmetic is: counted from the shape and the tokens, measured stage by stage, beside the machine's.
+
+Products of activations with weights are counted, two operations per weight and position, as they are nearly all there
+is; attention's own products (a few percent at the length of a fact) and what works by element are not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+from kedit_lab.edit.bundles import Asked
+from kedit_lab.edit.groups import group
+from kedit_lab.edit.recipe import Recipe
+from kedit_lab.edit.recipes import find
+from kedit_lab.edit.targets import questions, values
+from kedit_lab.model.lab import Lab
+from kedit_lab.study.estimate import block_size, head, matrix_rate, now
+from kedit_lab.types import Fact
+
+STAGES = ("embedding", "lower blocks", "upper blocks", "head", "optimiser", "rest")
+ADAM = 12  # operations of one of Adam's steps on one number
+
+
+def distinct(rows: Sequence[tuple[int, ...]]) -> int:
+    """Positions whose states differ: a causal model's state depends on the ids up to it alone; equal starts are one."""
+    seen = set()
+    for row in rows:
+        start = 0
+        for token in row:
+            start = hash((start, token))
+            seen.add(start)
+    return len(seen)
+
+
+def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe, prefixes: Sequence[str],
+           passes: Sequence[int]) -> dict[str, int]:  # fmt: skip
+    """Operations per stage that the values of all groups cannot do without; ``passes`` is the number of each group's.
+
+    Once: every distinct position in the blocks up to the written one, and those before the lookup token in the blocks
+    above it (in the last only its attention). At every pass, and on the way back that all but a group's last take: the
+    positions from the lookup token on in the blocks above, the last MLP and the head at those that are read.
+    """
+    asked = questions(lab, facts, groups, recipe, prefixes)
+    rows = [a.row for of_group in asked for a in of_group]
+    start = recipe.layers[-1] + 1
+    last = sum(p.d_in * p.d_out for p in lab.arch.ffn(lab.arch.layers - 1))
+    upper = (lab.arch.layers - start) * block_size(lab.arch) - last
+    ways = [2 * n - 1 for n in passes]
+    along = lambda count: sum(n * sum(map(count, of)) for n, of in zip(ways, asked, strict=True))  # noqa: E731
+    read = along(answers)
+    before = distinct([row.ids[: row.lookup] for row in rows])
+    return {
+        "embedding": 0,
+        "lower blocks": 2 * distinct([row.ids for row in rows]) * start * block_size(lab.arch),
+        "upper blocks": 2 * ((before + along(lambda a: a.length)) * upper + read * last),
+        "head": head(lab.arch, read),
+        "optimiser": ADAM * lab.arch.d_model * sum(n - 1 for n in passes),
+        "rest": 0,
+    }
+
+
+def answers(asked: Asked) -> int:
+    """Positions of a row that are read: those of its target's tokens, or the one where drift is measured."""
+    return max(1, len(asked.row.target))
+
+
+def plainly(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], passes: Sequence[int]) -> int:
+    """Operations of the plain form: all positions, padding too, through all blocks and the head at every pass, and back
+    through the blocks above the written one."""
+    arch, total = lab.arch, 0
+    start = recipe.layers[-1] + 1
+    for fact, n in zip(facts, passes, strict=True):
+        rows = [a.row for a in questions(lab, [fact], [[0]], recipe, prefixes)[0]]
+        tokens = len(rows) * max(len(row.ids) for row in rows)
+        blocks = n * arch.layers + (n - 1) * (arch.layers - start)
+        total += (
+            2 * (tokens * blocks + (rows[0].lookup + 1) * start) * block_size(arch)
+        )  # the current value is read too
+        total += (2 * n - 1) * head(arch, tokens)
+    return total
+
+
+def products(counter: FlopCounterMode) -> int:
+    """What a counter has seen of ``mm`` and ``addmm``."""
+    seen = counter.get_flop_counts().get("Global", {})
+    return sum(seen.get(op, 0) for op in (torch.ops.aten.mm, torch.ops.aten.addmm))
+
+
+class Watcher:
+    """Notes by how much ``read()`` (a clock, a counter) advances from one mark to the next, by the stage that ends."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read, self.last = read, read()
+        self.spent = dict.fromkeys(STAGES, 0.0)
+
+    def mark(self, stage: str) -> None:
+        seen = self.read()
+        self.spent[stage] += seen - self.last
+        self.last = seen
+
+    def around(self, module: nn.Module, stage: str) -> Iterator[Any]:
+        """Hooks that tell a module's forward pass from what came before it, and its way back from what came then."""
+
+        def left(_module: nn.Module, args: tuple, _output: Any) -> None:
+            self.mark(stage)
+            if args and isinstance(args[0], Tensor) and args[0].requires_grad:
+                args[0].register_hook(lambda _gradient: self.mark(stage))
+
+        yield module.register_forward_pre_hook(lambda *_: self.mark("rest"))
+        yield module.register_forward_hook(left, always_call=True)
+
+
+@contextmanager
+def staged(lab: Lab, start: int, read: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """By how much ``read()`` advances in each of STAGES while targets written below block ``start`` are sought.
+
+    Losses go to the head on their way back; what is between stages is the rest (words to ids, masks, the bookkeeping).
+    """
+    watcher = Watcher(read)
+    parts = [(lab.model.get_input_embeddings(), "embedding"), (lab.arch.head, "head")]
+    parts += [(block, "lower blocks" if i < start else "upper blocks") for i, block in enumerate(lab.arch.blocks)]
+    with ExitStack() as stack:
+        for module, stage in parts:
+            for handle in watcher.around(module, stage):
+                stack.callback(handle.remove)
+        for register, stage in (
+            (register_optimizer_step_pre_hook, "rest"),
+            (register_optimizer_step_post_hook, "optimiser"),
+        ):
+            stack.callback(register(lambda *_, s=stage: watcher.mark(s)).remove)
+        yield watcher.spent
+        watcher.mark("rest")
+
+
+def stages(lab: Lab, facts: Sequence[Fact], method: str | Recipe = "memit",
+           **overrides: Any) -> tuple[pd.DataFrame, pd.Series]:  # fmt: skip
+    """(where the time of finding target values goes, their arithmetic beside the plain form's and the machine's).
+
+    The table has one row per stage, and all: ``seconds`` and their ``share``, 10⁹ operations ``needed``, and ``done``
+    with padding and what is thrown away, and the ``share of the rate``: needed operations a second over what a product
+    of large matrices reaches here. The series: 10⁹ operations of the ``plain`` form, the ``floor`` (needed / plain),
+    where the batched form ``stands`` (done / plain), and the ``rate`` (10⁹ a second).
+    """
+    recipe = find(method).on(lab.arch, **overrides)
+    prefixes, start = lab.prefixes(recipe.prefixes, recipe.prefix_length), recipe.layers[-1] + 1
+    groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
+    work = partial(values, lab, facts, groups, recipe, prefixes)
+    work()  # warm up
+    with staged(lab, start, partial(now, lab)) as seconds:
+        found = work()
+    with FlopCounterMode(display=False) as counter, staged(lab, start, partial(products, counter)) as done:
+        work()
+    passes, rate = [len(curve) for curve in found.curves], matrix_rate(lab)
+    table = pd.DataFrame(
+        {"seconds": seconds, "needed": needed(lab, facts, groups, recipe, prefixes, passes), "done": done}
+    )
+    table.loc["all"] = table.sum()
+    table[["needed", "done"]] /= 1e9
+    table.insert(1, "share", table["seconds"] / table.loc["all", "seconds"])
+    table["share of the rate"] = table["needed"] * 1e9 / table["seconds"] / rate
+    each = [passes[g] for i in range(len(facts)) for g, members in enumerate(groups) if i in members]
+    whole = plainly(lab, facts, recipe, prefixes, each) / 1e9
+    told = {"plain": whole, "floor": table.loc["all", "needed"] / whole, "stands": table.loc["all", "done"] / whole}
+    return table, pd.Series(told | {"rate": rate / 1e9})
