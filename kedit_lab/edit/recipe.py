@@ -35,11 +35,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 LEAST = {
     **dict.fromkeys(("lr", "clamp", "decay", "kl", "stop", "prefixes", "mu", "gamma", "threshold", "align_kl"), 0),
-    **dict.fromkeys(("align_mse", "block", "keep", "epsilon", "rank", "alpha", "dropout", "settled"), 0),
+    **dict.fromkeys(("align_mse", "block", "keep", "epsilon", "rank", "alpha", "dropout", "settled", "span"), 0),
     **dict.fromkeys(("steps", "prefix_length", "top", "epochs", "repeats", "batch"), 1),
 }
 R = TypeVar("R", bound="Base")
-WHOLE = ("steps", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank")
+WHOLE = ("steps", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank", "span")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Recipe(Base):
     whether residuals are aligned with keys; where ``sees`` is "all" a fact is aligned with later ones of its block
     too. ``start`` and ``bound`` say whether δ begins at zero or along h, and whether ``clamp`` bounds it in units of
     ‖h‖ or of the key's norm. ``lr`` is Adam's step size, in units of the residual stream ("absolute") or of
-    ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation. ``lam`` weighs the preserved keys C (one number, or
+    ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation; with a ``span``, δ stays in a random subspace of so
+    many dimensions, as in a narrower model (0: all). ``lam`` weighs the preserved keys C (one number, or
     one per layer); ``mu`` relaxes EMMET's equality; ``threshold`` and ``gamma`` are AlphaEdit's. ``average`` is the
     mean of keys over contexts, ``met`` the key at which ROME's equality holds.
     ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are written one after another.
@@ -139,6 +140,7 @@ class Recipe(Base):
     kl: float = 0.0625
     stop: float = 0.05
     settled: float = 0.0
+    span: int = 0
     prefixes: int = 5
     prefix_length: int = 10
     align_kl: float = 2.0

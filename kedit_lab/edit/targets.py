@@ -145,6 +145,7 @@ class Variable:
     units: Float[Tensor, "parts groups d_model"]
     scale: Float[Tensor, "parts groups 1"]
     bound: Float[Tensor, "parts groups 1"]
+    basis: Float[Tensor, "d_model span"] | None = None
 
     @classmethod
     def of(cls, h: Float[Tensor, "parts groups d_model"], norms: Tensor | None, recipe: Recipe) -> "Variable":
@@ -156,8 +157,10 @@ class Variable:
         if recipe.start == "hidden":  # EAMET's code; hidden states longer than 100 start at zero there
             start = torch.where(length < LONG, h / length * along, start)
             start = start * (bound / start.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
-        units = (start / scale.clamp_min(1e-30)).requires_grad_()
-        return cls(units, scale, bound)
+        basis = subspace(h.shape[2], recipe.span).to(h) if recipe.span else None
+        units = start / scale.clamp_min(1e-30)
+        units = (units if basis is None else units @ basis @ basis.T).requires_grad_()
+        return cls(units, scale, bound, basis)
 
     @property
     def delta(self) -> Float[Tensor, "parts groups d_model"]:
@@ -165,10 +168,18 @@ class Variable:
 
     @torch.no_grad()
     def settle(self, before: Tensor, active: Bool[Tensor, " groups"]) -> None:
-        """Project every δ onto its ball, and undo the step of groups that have left."""
+        """Project every δ onto its subspace and ball, and undo the step of groups that have left."""
+        if self.basis is not None:
+            self.units.copy_(self.units @ self.basis @ self.basis.T)
         length = self.delta.norm(dim=2, keepdim=True)
         self.units *= (self.bound / length.clamp_min(1e-12)).clamp_max(1.0)
         self.units.copy_(torch.where(active[:, None], self.units, before))
+
+
+def subspace(width: int, span: int) -> Float[Tensor, "width span"]:
+    """An orthonormal basis of a random subspace, the same one for the same numbers."""
+    draw = torch.randn(width, min(span, width), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.linalg.qr(draw).Q
 
 
 def forward(tail: Tail, layer: int, recipe: Recipe, delta: Tensor, owner: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from kedit_lab.edit.targets import values
 from kedit_lab.extract.trace import interchange
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.tokens import encode
-from kedit_lab.types import Fact
+from kedit_lab.types import Fact, ends_in
 
 PAIRS = 60
 RATES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -90,7 +90,8 @@ def said(lab: Lab, facts: Sequence[Fact]) -> list[str]:
 def answered(lab: Lab, facts: Sequence[Fact], count: int, seed: int = 0) -> list[tuple[Fact, Fact]]:
     """Pairs of questions that differ in their subject only and get different answers; answers are the model's own.
 
-    Every prompt of the facts is asked of every subject; ``count`` pairs are drawn, the same for the same seed.
+    Every prompt of the facts is asked of every subject; ``count`` pairs are drawn, the same for the same seed. An
+    answer that only repeats the end of its prompt does not count.
     """
     subjects = list(dict.fromkeys(fact.subject for fact in facts))
     prompts = list(dict.fromkeys(fact.prompt for fact in facts))
@@ -100,11 +101,12 @@ def answered(lab: Lab, facts: Sequence[Fact], count: int, seed: int = 0) -> list
     drawn = [(prompt, *pair) for prompt in prompts for pair in both]
     random.Random(seed).shuffle(drawn)
     asked = sorted({(prompt, subject) for prompt, *pair in drawn[: 4 * count] for subject in pair})
-    answers = dict(zip(asked, said(lab, [Fact(s, p, "?") for p, s in asked]), strict=True))
+    told = dict(zip(asked, said(lab, [Fact(s, p, "?") for p, s in asked]), strict=True))
+    answers = {at: text for at, text in told.items() if text.strip() and not ends_in(at[0].rstrip(), text.strip())}
     different = [
         tuple(Fact(subject, prompt, answers[prompt, subject]) for subject in pair)
         for prompt, *pair in drawn[: 4 * count]
-        if len({answers[prompt, subject].strip() for subject in pair} - {""}) == 2
+        if len({answers[prompt, subject].strip() for subject in pair if (prompt, subject) in answers}) == 2
     ]
     if not different:
         raise ValueError("the model answers the same for all subjects; give facts that it knows something about")

@@ -305,3 +305,11 @@ def test_groups_by_subject_are_exact(pico):
     facts = [replace(SAME[0], subject=name) for name in ("John", "john", "John ", "John")]
     assert group(pico, facts, "subject", 1) == [[0, 3], [1], [2]]
     assert group(pico, facts, "each", 1) == [[0], [1], [2], [3]]
+
+
+def test_a_span_keeps_values_in_a_subspace_of_its_size(pico):
+    for span, rank in ((2, 2), (0, 4), (10_000, 4)):
+        found = values(pico, DISTINCT, RECIPE.with_(span=span))
+        assert torch.linalg.matrix_rank(found.z - found.h, rtol=1e-3) == rank
+    with pytest.raises(ValueError, match="span is 0.5; it must be a whole number"):
+        RECIPE.with_(span=0.5)
