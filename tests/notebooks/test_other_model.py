@@ -1,4 +1,4 @@
-"""Notebook 11 on a model that no recipe was tuned for: one line is changed, as its text says, and it runs to the end."""
+"""Notebook 11 on a model that no recipe was tuned for: one line is changed, as its text says, and it runs through."""
 
 import nbformat
 import torch
