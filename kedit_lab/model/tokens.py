@@ -1,8 +1,10 @@
 """Text to token ids: where the subject ends in a prompt, and targets as ids appended to the prompt's ids."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from kedit_lab.types import SLOT, Fact
 
 RULES = ("subject_last", "last")
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a vocabulary writes a byte
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,27 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
         ids, offsets = ids[:-1], offsets[:-1]
-    return ids, [own for span, run in groupby(offsets) for own in apart(tokenizer, text, span, len(list(run)))]
+    if all(one != other for one, other in pairwise(offsets)):
+        return ids, offsets
+    runs = groupby(zip(ids, offsets, strict=True), key=itemgetter(1))
+    return ids, [own for span, run in runs for own in apart(tokenizer, text, span, [token for token, _ in run])]
 
 
-def apart(tokenizer: Any, text: str, span: tuple[int, int], count: int) -> list[tuple[int, int]]:
-    """Offsets of ``count`` tokens that share a span: a Unigram gives letters it does not know as a run of bytes, each
-    with the offsets of the whole run; here each gets those of its own letter."""
+def apart(tokenizer: Any, text: str, span: tuple[int, int], ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Offsets of tokens that share a span: a Unigram gives letters it does not know as a run of bytes, each with the
+    offsets of the whole run; here each gets those of its own letter."""
     first, stop = span
-    if count == 1 or stop - first < 2:
-        return [span] * count
+    raw = [BYTE.fullmatch(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+    if len(ids) == 1 or stop - first < 2 or None in raw:
+        return [span] * len(ids)
     normal = tokenizer.backend_tokenizer.normalizer
-    read = [
-        text[first:end] if normal is None else normal.normalize_str(text[first:end]) for end in range(first, stop + 1)
-    ]
-    sizes = [len(part.encode()) for part in read]  # bytes of so many letters
-    if sizes[-1] != count:
-        return [span] * count
-    letters = [first + next(i for i, size in enumerate(sizes) if size > byte) - 1 for byte in range(count)]
-    return [(letter, letter + 1) for letter in letters]
+    parts = [text[first:end] for end in range(first, stop + 1)]
+    read = [(part if normal is None else normal.normalize_str(part)).encode() for part in parts]
+    skip = read[-1].find(bytes(int(piece[1], 16) for piece in raw))  # at an edge a part of a letter may be known
+    if skip < 0:
+        return [span] * len(ids)
+    ends = [next(i for i, part in enumerate(read) if len(part) > skip + byte) for byte in range(len(ids))]
+    return [(first + end - 1, first + end) for end in ends]
 
 
 def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:
