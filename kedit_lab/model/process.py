@@ -3,11 +3,16 @@
 import ctypes
 import gc
 import os
+import warnings
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from typing import Any
 
 import torch
+from joblib import Parallel, parallel_config
 
 from kedit_lab.model.lab import Lab, load
 
@@ -40,6 +45,36 @@ def loaded(source: Source) -> Lab:
             f"{source.name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1"
         )
     return lab
+
+
+def results(work: Iterable[Any], jobs: int, backend: str, ordered: bool = True) -> Iterator[Any]:
+    """What ``delayed`` calls return, as they come, from ``jobs`` workers of a joblib backend.
+
+    Backends that give lists only ("ray", "multiprocessing") get a few calls for each worker at a time.
+    """
+    with parallel_config(backend=backend, n_jobs=jobs):
+        try:
+            yield_as = "generator" if ordered else "generator_unordered"
+            stream = Parallel(return_as=yield_as, pre_dispatch=2 * jobs)
+        except ValueError:
+            stream, rounds = None, Parallel()
+    if stream is not None:
+        yield from quietly(stream(work))
+        return
+    calls = iter(work)
+    while some := list(islice(calls, 4 * jobs)):
+        yield from rounds(some)
+
+
+def quietly(found: Generator[Any, None, None]) -> Iterator[Any]:
+    """The same, but whoever stops early is not warned that calls were made in vain."""
+    try:
+        for one in found:  # noqa: UP028 - "yield from" would close it before it can be done quietly
+            yield one
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found.close()
 
 
 def trim() -> None:

@@ -1,8 +1,10 @@
 """Text to token ids: where the subject ends in a prompt, and targets as ids appended to the prompt's ids."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from kedit_lab.types import SLOT, Fact
 
 RULES = ("subject_last", "last")
 AT_ONCE = 1000  # texts that the tokenizer is given in one call
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a vocabulary writes a byte
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[list[int], l
         for text, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
             while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
                 ids, offsets = ids[:-1], offsets[:-1]
-            yield ids, [own for span, run in groupby(offsets) for own in apart(tokenizer, text, span, len(list(run)))]
+            yield ids, own_offsets(tokenizer, text, ids, offsets)
 
 
 def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -54,21 +57,29 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
     return next(encoded(tokenizer, [text]))
 
 
-def apart(tokenizer: Any, text: str, span: tuple[int, int], count: int) -> list[tuple[int, int]]:
-    """Offsets of ``count`` tokens that share a span: a Unigram gives letters it does not know as a run of bytes, each
-    with the offsets of the whole run; here each gets those of its own letter."""
+def own_offsets(tokenizer: Any, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The offsets, tokens that share a span taken apart."""
+    if all(one != other for one, other in pairwise(offsets)):
+        return offsets
+    runs = groupby(zip(ids, offsets, strict=True), key=itemgetter(1))
+    return [own for span, run in runs for own in apart(tokenizer, text, span, [token for token, _ in run])]
+
+
+def apart(tokenizer: Any, text: str, span: tuple[int, int], ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Offsets of tokens that share a span: a Unigram gives letters it does not know as a run of bytes, each with the
+    offsets of the whole run; here each gets those of its own letter."""
     first, stop = span
-    if count == 1 or stop - first < 2:
-        return [span] * count
+    raw = [BYTE.fullmatch(piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
+    if len(ids) == 1 or stop - first < 2 or None in raw:
+        return [span] * len(ids)
     normal = tokenizer.backend_tokenizer.normalizer
-    read = [
-        text[first:end] if normal is None else normal.normalize_str(text[first:end]) for end in range(first, stop + 1)
-    ]
-    sizes = [len(part.encode()) for part in read]  # bytes of so many letters
-    if sizes[-1] != count:
-        return [span] * count
-    letters = [first + next(i for i, size in enumerate(sizes) if size > byte) - 1 for byte in range(count)]
-    return [(letter, letter + 1) for letter in letters]
+    parts = [text[first:end] for end in range(first, stop + 1)]
+    read = [(part if normal is None else normal.normalize_str(part)).encode() for part in parts]
+    skip = read[-1].find(bytes(int(piece[1], 16) for piece in raw))  # at an edge a part of a letter may be known
+    if skip < 0:
+        return [span] * len(ids)
+    ends = [next(i for i, part in enumerate(read) if len(part) > skip + byte) for byte in range(len(ids))]
+    return [(first + end - 1, first + end) for end in ends]
 
 
 def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import delayed
 from tqdm.auto import tqdm
 
 from kedit_lab.edit.edit import Edit
@@ -21,7 +21,7 @@ from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.geometry import misalignment
 from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.process import Source, loaded, share
+from kedit_lab.model.process import Source, loaded, results, share
 from kedit_lab.study.collision import draw
 from kedit_lab.study.sequence import Run, lab_reference, sequence
 from kedit_lab.types import Fact
@@ -81,9 +81,19 @@ def sweep(lab: Lab, grid: Mapping[str, Sequence[Any]], path: str | Path | None =
 
     ``measure(lab, **axes, **fixed)`` returns a row's numbers. Rows are appended to ``path`` (JSON lines behind one line
     that says what ran) as they come, so a killed sweep goes on where it was. With ``jobs`` above one, processes of
-    joblib's ``backend`` ("loky"; "dask" or "ray" where they are installed and set up) load the model anew by its
-    name and share the cores. Raises ValueError for an empty axis, a file of another sweep, or a model that
-    other processes cannot load.
+    joblib's ``backend`` load the model anew by its name and share the cores. Raises ValueError for an empty axis, a
+    file of another sweep, or a model that other processes cannot load.
+
+    On a cluster the backend is "dask" or "ray", ``jobs`` the number of its workers; the model's folder (or the hub's
+    cache) must be there under the same name for all of them, ``path`` for this process alone::
+
+        from distributed import Client
+        with Client("scheduler:8786"):
+            kl.sweep(lab, {"size": [10, 100]}, "out/sweep.jsonl", jobs=8, backend="dask")
+
+        from ray.util.joblib import register_ray
+        register_ray()
+        kl.sweep(lab, {"size": [10, 100]}, "out/sweep.jsonl", jobs=8, backend="ray")
     """
     empty = [axis for axis, values in grid.items() if not list(values)]
     if not grid or empty:
@@ -108,9 +118,8 @@ def measured(lab: Lab, points: Sequence[dict[str, Any]], fixed: dict[str, Any], 
         yield from ((at, measure(lab, **at, **fixed)) for at in points)
         return
     threads, source = share(jobs), Source.of(lab)
-    with parallel_config(backend=backend, n_jobs=jobs):
-        work = (delayed(remote)(source, threads, measure, at, fixed) for at in points)
-        yield from Parallel(return_as="generator_unordered")(work)
+    work = (delayed(remote)(source, threads, measure, at, fixed) for at in points)
+    yield from results(work, jobs, backend, ordered=False)
 
 
 def remote(source: Source, threads: int, measure: Callable[..., dict[str, Any]], at: dict[str, Any],

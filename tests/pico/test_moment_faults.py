@@ -58,6 +58,13 @@ def test_an_exception(pico, tmp_path, resumed, point, call, kept, error):
     resumed(kept)
 
 
+def test_an_exception_beside_other_copies(pico, tmp_path, resumed):
+    """Copies of the model that read ahead are let go; what was written is not read again."""
+    with at("checkpoint", 3, raising(KeyboardInterrupt)), pytest.raises(KeyboardInterrupt):
+        moment(pico, tmp_path, devices=("cpu", "cpu"))
+    resumed(4)
+
+
 @pytest.mark.parametrize(("point", "call", "kept"), POINTS[1:])
 def test_killed(tmp_path, resumed, point, call, kept):
     """What a kill leaves half written goes, once nobody can be writing it any more."""

@@ -56,14 +56,16 @@ def plain(name, text):
     if name == "sentencepiece":
         return text.replace("▁", " ").lstrip(" ")
     if name == "unigram":
-        return " ".join(unicodedata.normalize("NFKC", text).replace("▁", " ").split(" ")).lstrip(" ")
+        normal = TOKENIZERS[name].backend_tokenizer.normalizer  # Python's NFKC may be that of another year
+        return normal.normalize_str(text).replace("▁", " ").lstrip(" ")
     if name == "wordpiece":
         return "".join(c for c in text if not c.isspace() and unicodedata.category(c) not in LEFT_OUT)
     return text
 
 
 def said(name, ids):
-    return plain(name, TOKENIZERS[name].decode(ids, skip_special_tokens=True))
+    text = TOKENIZERS[name].decode(ids, skip_special_tokens=True)
+    return text.lstrip(" ") if name == "unigram" else plain(name, text)
 
 
 def check_by_decoding(name, row, text, end, target):

@@ -4,8 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kedit_lab.model import tokens
 from kedit_lab.model.tokens import (
@@ -21,7 +19,7 @@ from kedit_lab.model.tokens import (
     target_ids,
 )
 from kedit_lab.types import Fact
-from tests.pico.tiny import byte_level, sentence_piece
+from tests.pico.tiny import byte_level, sentence_piece, unigram
 
 TOKENIZERS = {"byte level": byte_level(), "sentencepiece": sentence_piece(), "closing": sentence_piece(end=True)}
 PREFIXES = ("", "Therefore I think so. ", "John Smith and Zoë: 🙂 (C++). ")
@@ -91,23 +89,6 @@ def test_exact_positions():
         assert fact_row(tokenizer, fact, rule="last").lookup == at["TheemployerofJohnSmithis"] == len(row.prompt) - 1
 
 
-@given(
-    subject=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=8),
-    before=st.text(st.characters(codec="utf-8", exclude_characters="{}", exclude_categories=["Cs", "Cc"]), max_size=8),
-    after=st.text(st.characters(codec="utf-8", exclude_characters="{}", exclude_categories=["Cs", "Cc"]), max_size=8),
-)
-def test_lookup_of_any_text(subject, before, after):
-    """The lookup token covers the subject's last character: it starts before the subject's end, the next does not."""
-    fact = Fact(subject, f"{before}{{}}{after}", "<target>")
-    end = len(before) + len(subject)
-    for tokenizer in TOKENIZERS.values():
-        row = fact_row(tokenizer, fact)
-        _, offsets = encode(tokenizer, fact.text)
-        start, stop = offsets[row.lookup]
-        assert start < end <= stop
-        assert all(a >= end for a, _ in offsets[row.lookup + 1 :])
-
-
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_last_rule_is_the_last_token(tokenizer, prompt):
     for prefix in PREFIXES:
@@ -148,6 +129,21 @@ def test_no_dummy_piece():
     assert TOKENIZERS["byte level"].convert_ids_to_tokens(list(target_ids(TOKENIZERS["byte level"], "Greek"))) == [
         "ĠGreek"
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("a李小", [(0, 1), (0, 1), *3 * [(1, 2)], *3 * [(2, 3)]]),
+        ("aQe\u0301Q", [(0, 1), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]),  # two letters that are read as one
+        ("aQ\U0001f190", [(0, 1), (0, 1), (1, 2), (2, 3), (2, 3)]),  # one that is read as "DJ", and "J" is known
+    ],
+)
+def test_unknown_letters_in_a_row(text, own):
+    """A Unigram tells of a run of them only where it is as a whole."""
+    tokenizer = unigram()
+    assert tokenizer(text, return_offsets_mapping=True)["offset_mapping"][:-1] != own
+    assert encode(tokenizer, text)[1] == own
 
 
 def test_other_target(tokenizer):

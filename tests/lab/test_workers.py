@@ -1,0 +1,63 @@
+"""Sweeps and second moments in other processes, of this machine or of a Dask cluster: what this process finds."""
+
+import pandas as pd
+import pytest
+import torch
+
+import kedit_lab as kl
+from kedit_lab.extract import running
+from kedit_lab.extract.moments import lab_text
+
+GRID = {"method": ["memit", "memit-merge"], "size": [2]}
+SAME = {"subjects": "same", "prefixes": 0, "steps": 3}
+FOUND = ["method", "size", "load", "efficacy", "paraphrase", "specificity"]
+TEXTS = lab_text(40)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(running, "PIECE", 8)
+
+
+@pytest.fixture(scope="module")
+def swept(lab):
+    return kl.sweep(lab, GRID, **SAME)
+
+
+@pytest.fixture
+def moment(lab, tmp_path):
+    return kl.second_moment(lab, 1, TEXTS, tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def dask():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp")
+    with cluster, distributed.Client(cluster):
+        yield "dask"
+
+
+@pytest.fixture(params=["loky", "dask"])
+def backend(request):
+    return request.param if request.param == "loky" else request.getfixturevalue(request.param)
+
+
+def test_a_sweep_finds_the_same(lab, swept, tmp_path, backend):
+    found = kl.sweep(lab, GRID, tmp_path / "sweep.jsonl", jobs=2, backend=backend, **SAME)
+    pd.testing.assert_frame_equal(found[FOUND], swept[FOUND])
+
+
+def test_a_second_moment_has_the_same_bits(lab, moment, tmp_path, backend):
+    assert torch.equal(kl.second_moment(lab, 1, TEXTS, tmp_path, jobs=2, backend=backend), moment)
+
+
+def test_an_edited_model_is_not_read_by_workers(lab, tmp_path):
+    """What they load is not what was asked about, and they say so."""
+    weight = lab.arch.mlp[0].module.weight
+    kept = weight.clone()
+    weight.mul_(1.01)
+    try:
+        with pytest.raises(ValueError, match="loads as another model than the one given"):
+            kl.second_moment(lab, 1, TEXTS, tmp_path, jobs=2)
+    finally:
+        weight.copy_(kept)

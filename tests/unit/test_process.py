@@ -1,0 +1,57 @@
+"""Results of joblib's workers: in order, as they come, whatever the backend can do."""
+
+import pytest
+from joblib import delayed, register_parallel_backend
+from joblib._parallel_backends import ThreadingBackend
+from joblib.parallel import get_active_backend
+
+from kedit_lab.model.process import results
+
+
+class Lists(ThreadingBackend):
+    """A backend without generators, as "multiprocessing" is, and Ray's, which is made of it."""
+
+    supports_return_generator = False
+
+
+register_parallel_backend("lists", Lists)
+
+
+@pytest.mark.parametrize("backend", ["threading", "lists"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_every_result_comes(backend, ordered):
+    found = list(results((delayed(abs)(number) for number in range(-40, 0)), 2, backend, ordered))
+    assert sorted(found) == list(range(1, 41))
+    assert not ordered or found == list(range(40, 0, -1))
+
+
+def test_lists_come_while_work_is_left():
+    begun = []
+    found = results((begun.append(number) or delayed(abs)(number) for number in range(40)), 2, "lists")
+    assert next(found) == 0
+    assert len(begun) == 8
+
+
+@pytest.mark.parametrize("backend", ["threading", "lists"])
+def test_the_backend_is_not_left_to_others(backend):
+    """What uses joblib between two results uses its own backend."""
+    before = type(get_active_backend()[0])
+    found = results((delayed(abs)(number) for number in range(9)), 2, backend)
+    next(found)
+    assert type(get_active_backend()[0]) is before
+    assert list(found) == list(range(1, 9))
+
+
+def test_errors_come_through():
+    with pytest.raises(ZeroDivisionError):
+        list(results((delayed(divmod)(1, number) for number in (1, 0)), 2, "lists"))
+    with pytest.raises(ValueError, match="nonsense"):
+        list(results([], 2, "nonsense"))
+
+
+@pytest.mark.parametrize("backend", ["threading", "lists"])
+def test_who_has_enough_may_go(backend):
+    """joblib warns of calls in vain; here warnings are errors."""
+    found = results((delayed(abs)(number) for number in range(40)), 2, backend)
+    assert next(found) == 0
+    found.close()
