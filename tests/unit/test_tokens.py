@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kedit_lab.model import tokens
 from kedit_lab.model.tokens import (
