@@ -62,7 +62,10 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
         with whole(path) as temporary:
             temporary.write_text(json.dumps(plan), encoding="utf-8")
         return
-    found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(plan))
+    try:
+        found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(plan))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); give another folder") from error
     differ = [name for name in wanted if found.get(name) != wanted[name]]
     if differ:
         raise ValueError(f"{folder} holds another run (other {', '.join(differ)}); give another folder")

@@ -142,6 +142,9 @@ def test_a_folder_belongs_to_one_plan(tmp_path):
     with pytest.raises(ValueError, match=r"other b, c"):
         claim(tmp_path, {"a": [1, 2], "b": 1, "c": 0})
     assert os.listdir(tmp_path) == ["plan.json"]
+    (tmp_path / "plan.json").write_text('{"a": [1')
+    with pytest.raises(ValueError, match=r"plan.json cannot be read \(.*\); give another folder"):
+        claim(tmp_path, {"a": [1, 2], "b": None})
 
 
 def test_room(tmp_path):
