@@ -1,5 +1,9 @@
 """Models from a folder, already loaded ones, and ones that accelerate has spread: the same lab, or a clear refusal."""
 
+import json
+import socket
+
+import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
@@ -35,6 +39,37 @@ def test_dtype_and_device_map(folder):
 def test_an_unknown_folder_is_not_looked_for_on_the_network(tmp_path):
     with pytest.raises(OSError, match="nothing-here"):
         kl.load(tmp_path / "nothing-here", local_only=True)
+
+
+def test_code_beside_a_model_is_not_run(folder):
+    """Weights may come from anybody: a configuration that names code of its own is refused, and pickles are."""
+    ran = folder / "ran"
+    (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    config = json.loads((folder / "config.json").read_text())
+    theirs = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "theirs", "auto_map": theirs}))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        kl.load(folder)
+    assert not ran.exists()
+
+
+def test_pickled_weights_are_refused(folder):
+    torch.save(build(KINDS["llama"].config).state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        kl.load(folder)
+
+
+def test_a_folder_is_edited_without_a_network(folder, tmp_path, monkeypatch):
+    """Nobody is asked, not even where asking is allowed."""
+    asked = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where))
+    monkeypatch.setattr(socket.socket, "connect", lambda _, where: asked.append(where))
+    lab = kl.load(folder)
+    with kl.edit(lab, [FACT], RECIPE, moment_texts=TEXTS, cache=tmp_path).applied():
+        kl.evaluate(lab, [FACT], kinds=["rewrite"])
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "falcon"])
