@@ -88,6 +88,10 @@ def ends_in(text: str, word: str) -> bool:
     return before != text and not re.search(r"\w\Z", before, re.ASCII)
 
 
+class NoUpdate(ValueError):
+    """There is nothing to write: the model says the targets already, or the recipe is too weak to move it."""
+
+
 @dataclass(frozen=True)
 class Delta:
     """A change of one weight, kept as factors: ΔW = left · rightᵀ in the orientation v = W k (d_out x d_k).

@@ -18,7 +18,7 @@ from kedit_lab.edit.recipe import Tuning
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.tokens import Row, fact_row
-from kedit_lab.types import Delta, Dense, Fact
+from kedit_lab.types import Delta, Dense, Fact, NoUpdate
 
 Curves = list[list[float]]
 
@@ -66,7 +66,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Tuning) -> tuple[dict[str, De
         curves = epochs(lab, rows, recipe, kind(copies, lr=recipe.lr), publish)
         changes = read()
     if not any(delta.norm() for delta in changes.values()):
-        raise ValueError("the update is zero: the loss of every fact is under stop already, or lr is too small")
+        raise NoUpdate("the update is zero: the loss of every fact is under stop already, or lr is too small")
     return changes, curves
 
 

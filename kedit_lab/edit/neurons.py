@@ -15,7 +15,7 @@ from kedit_lab.edit.weights import Change, keep, put_back, summed, write
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tokens import fact_row, target_ids
-from kedit_lab.types import Delta, Fact
+from kedit_lab.types import Delta, Fact, NoUpdate
 
 
 def attributions(lab: Lab, prompt: Sequence[int], answer: int, layers: Sequence[int],
@@ -83,7 +83,5 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Neurons) -> tuple[dict[str, C
     finally:
         put_back(lab.arch, originals)
     if not total:
-        raise ValueError(
-            "the update is zero: no neuron is above the threshold, or the model says these targets already"
-        )
+        raise NoUpdate("the update is zero: no neuron is above the threshold, or the model says these targets already")
     return total, []

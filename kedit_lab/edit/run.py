@@ -26,7 +26,7 @@ from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import trim
-from kedit_lab.types import Delta, Fact, Memory
+from kedit_lab.types import Delta, Fact, Memory, NoUpdate
 
 LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
@@ -99,7 +99,7 @@ def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: 
     finally:
         put_back(lab.arch, originals)
     if not total:
-        raise ValueError("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
+        raise NoUpdate("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
     told = describe(shared, len(facts), recipe) if len(parts) == 1 else ""
     changes = {name: after(lab, name, delta, recipe) for name, delta in total.items()}
     return Edit(lab, recipe, facts, changes, base, told, curves, clock)
@@ -117,7 +117,7 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
     if torch.equal(found.z, found.h):
         if recipe.alone and recipe.block:
             return {}, found.curves, []  # other blocks may still change something
-        raise ValueError("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
+        raise NoUpdate("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
     deltas, shared = solve(lab, facts, recipe, prefixes, found.z, preserved, clock)
     return deltas, found.curves, shared
 

@@ -5,7 +5,7 @@ Optionally each batch is merged back with its small entries masked, and a router
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import Report, evaluate
 from kedit_lab.model.lab import Lab
 from kedit_lab.study.checkpoints import Checkpoints, Step
-from kedit_lab.types import Fact, Memory
+from kedit_lab.types import Fact, Memory, NoUpdate
 
 Weights = dict[str, Tensor]
 
@@ -184,11 +184,15 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
 
 def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | None, merge: Merge | None,
             start: Weights, last: Step, folder: Path | None = None) -> Step:  # fmt: skip
-    """Edit one more batch; the model then carries the weights that answer. ``start`` gains newly edited weights."""
+    """Edit one more batch; the model then carries the weights that answer. ``start`` gains newly edited weights.
+
+    A batch that the model says already changes nothing.
+    """
     put_back(lab.arch, start | (last.plain if merge is None or merge.base == "plain" else last.state))
-    made = edit(lab, batch, recipe, memory=last.memory, basis=basis, folder=folder)
-    keep(lab.arch, made.deltas, start)
-    write(lab.arch, made.deltas)
+    with suppress(NoUpdate):
+        made = edit(lab, batch, recipe, memory=last.memory, basis=basis, folder=folder)
+        keep(lab.arch, made.deltas, start)
+        write(lab.arch, made.deltas)
     step = Step.of(lab, start, remember(lab, batch, recipe, last.memory, basis))
     if merge is not None:
         step.state = merge.merged(start | last.state, step.plain)

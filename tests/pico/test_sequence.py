@@ -125,6 +125,17 @@ def test_a_killed_run_resumes_to_the_same_bits(run, pico, tmp_path, monkeypatch,
     assert equal_states(again, whole)
 
 
+def test_batches_that_need_no_edit_change_nothing(pico, run, tmp_path):
+    """With a high threshold every fact counts as said: nothing is written, nothing breaks, and the run resumes."""
+    before = bits(pico)
+    for _ in range(2):
+        found = run(stop=1e9, every=1, folder=tmp_path / "run")
+        with found.applied():
+            assert same(pico, before)
+        assert len(found.health) == len(BATCHES)
+        assert found.matrix().shape == (3, 3)
+
+
 def test_a_half_written_batch_does_not_count(run, tmp_path):
     whole = run(folder=tmp_path / "run")
     (tmp_path / "run" / "after-00003.json").unlink()
