@@ -71,9 +71,10 @@ def run_bench(args: argparse.Namespace) -> None:
             print("\nbatched against plain, one fact at a time")
             show(bench(lab, args.sizes, args.method, plain=args.plain, texts=texts, **changed))
         elif name == "stages":
-            print(f"\nwhere the time of the targets goes, {most} facts; needed and done in 10⁹ operations")
             table, against = stages(lab, by_density(most), args.method, **changed)
+            print(f"\nwhere the time goes, {most} facts, one layer; needed and done in 10⁹ operations")
             show(table)
+            print("\nthe targets' arithmetic: of the plain form, and as a share of it needed (floor) and done (stands)")
             show(against.to_frame().T)
         elif name == "methods":
             print(f"\nevery locate-then-edit recipe at {most} facts, one edit each")

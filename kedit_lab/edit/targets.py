@@ -27,7 +27,7 @@ from kedit_lab.model.tokens import Row, by_length, essence_rows, fact_rows
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
-MORE = 4  # budgets of a batch whose facts do not depend on each other: measured, a token holds half of what is counted
+MORE = 2  # budgets of a batch whose facts do not depend on each other: a token holds about half of what is counted
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
@@ -203,8 +203,10 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
     start = layer + (recipe.target == "block")
-    parts = [[rows[i] for i in part] for part in by_length([a.length for a in rows], WASTE)]
-    bundles = [Bundle.of(part, Tail.of(lab, [a.row for a in part], start)) for part in parts]
+    parts = by_length([a.length for a in rows], WASTE)
+    tails = Tail.each(lab, [a.row for a in rows], parts, start)
+    bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
+    del tails
     variable = Variable.of(h, norms, recipe)
     adam = torch.optim.Adam([variable.units], lr=1.0)
     length = h.norm(dim=2)

@@ -110,6 +110,15 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tup
     return past, torch.cat([mask for _, mask in found])[back]
 
 
+def narrowed(past: Past, mask: Tensor, part: Sequence[int]) -> tuple[Past, Tensor]:
+    """(past, mask) of a part of the rows (indices), no wider than the longest of them."""
+    rows = torch.tensor(list(part), device=mask.device)
+    unused = mask.shape[1] - int(mask[rows].sum(1).max())
+    if unused == mask.shape[1]:
+        return (), mask[rows, unused:]
+    return tuple((k[rows, :, unused:], v[rows, :, unused:]) for k, v in past), mask[rows, unused:]
+
+
 def behind(past: Past) -> dict[str, Any]:
     """What a model's forward is told of a past that it reads and does not extend."""
     return {"past_key_values": Cache(layers=[FrozenLayer(*pair) for pair in past]) if past else None,

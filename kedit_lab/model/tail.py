@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import Past, behind, remembered
+from kedit_lab.model.past import Past, behind, narrowed, remembered
 from kedit_lab.model.tokens import Row, pad
 
 
@@ -40,10 +40,20 @@ class Tail:
     needed: Int[Tensor, " spots"] | None = None
 
     @classmethod
-    @torch.no_grad()
     def of(cls, lab: Lab, rows: Sequence[Row], start: int) -> "Tail":
         """Run everything that does not depend on what will be written at the rows' lookup tokens."""
+        return cls.each(lab, rows, [range(len(rows))], start)[0]
+
+    @classmethod
+    @torch.no_grad()
+    def each(cls, lab: Lab, rows: Sequence[Row], parts: Sequence[Sequence[int]], start: int) -> list["Tail"]:
+        """The tails of several parts of the rows (indices), which are to be run apart: their pasts are run together."""
         past, before = remembered(lab, [row.ids[: row.lookup] for row in rows])
+        return [cls.with_past(lab, [rows[i] for i in part], start, *narrowed(past, before, part)) for part in parts]
+
+    @classmethod
+    def with_past(cls, lab: Lab, rows: Sequence[Row], start: int, past: Past, before: Tensor) -> "Tail":
+        """The tail of rows behind a past with its mask."""
         after = pad([row.ids[row.lookup :] for row in rows], lab.anchor)
         mask = torch.cat([before, after["attention_mask"]], 1)
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, before.shape[1] :]

@@ -19,8 +19,11 @@ from kedit_lab.edit.bundles import Asked
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.recipes import find
-from kedit_lab.edit.targets import questions, values
+from kedit_lab.edit.solvers import Preserved, ridge
+from kedit_lab.edit.targets import Targets, questions, values
+from kedit_lab.extract.keys import keys
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.tokens import fact_prompts
 from kedit_lab.study.estimate import block_size, head, matrix_rate, now
 from kedit_lab.types import Fact
 
@@ -69,6 +72,23 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
 def answers(asked: Asked) -> int:
     """Positions of a row that are read: those of its target's tokens, or the one where drift is measured."""
     return max(1, len(asked.row.target))
+
+
+def key_products(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Sequence[str]) -> int:
+    """Operations that the keys of one layer cannot do without: of positions before the lookup token nothing is needed
+    in that layer but its attention, of the lookup token all up to the projection that is edited."""
+    arch = lab.arch
+    rows = fact_prompts(lab.tokenizer, facts, ("", *prefixes))
+    before = distinct([ids[:at] for ids, at in rows])
+    lookups = distinct([ids[: at + 1] for ids, at in rows]) - before
+    mlp, edited = sum(p.d_in * p.d_out for p in arch.ffn(layer)), arch.d_k * arch.d_model
+    whole = (layer + 1) * block_size(arch)
+    return 2 * (before * (whole - mlp) + lookups * (whole - edited))
+
+
+def solve_products(n: int, d_k: int) -> int:
+    """Operations of the ridge solve behind the factor of λC: with few facts (Woodbury), or by a factor of its own."""
+    return 2 * n * d_k**2 + (4 * n**2 * d_k + 2 * n**3 // 3 if n < d_k else 2 * n * d_k**2 + d_k**3 // 3)
 
 
 def plainly(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], passes: Sequence[int]) -> int:
@@ -141,31 +161,53 @@ def staged(lab: Lab, start: int, read: Callable[[], float]) -> Iterator[dict[str
 
 def stages(lab: Lab, facts: Sequence[Fact], method: str | Recipe = "memit",
            **overrides: Any) -> tuple[pd.DataFrame, pd.Series]:  # fmt: skip
-    """(where the time of finding target values goes, their arithmetic beside the plain form's and the machine's).
+    """(where the time of an edit of one layer goes, the targets' arithmetic beside the plain form's).
 
     The table has one row per stage, and all: ``seconds`` and their ``share``, 10⁹ operations ``needed``, and ``done``
-    with padding and what is thrown away, and the ``share of the rate``: needed operations a second over what a product
-    of large matrices reaches here. The series: 10⁹ operations of the ``plain`` form, the ``floor`` (needed / plain),
-    where the batched form ``stands`` (done / plain), and the ``rate`` (10⁹ a second).
+    with padding and what is thrown away (STAGES alone), and the ``share of the rate``: needed operations a second over
+    what a product of large matrices reaches here in the model's precision (the solve is in float64). The series: 10⁹
+    operations of the ``plain`` form, the ``floor`` (needed / plain), where the batched form ``stands`` (done / plain),
+    and the ``rate`` (10⁹ a second).
     """
     recipe = find(method).on(lab.arch, **overrides)
-    prefixes, start = lab.prefixes(recipe.prefixes, recipe.prefix_length), recipe.layers[-1] + 1
-    groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
+    prefixes, layer = lab.prefixes(recipe.prefixes, recipe.prefix_length), recipe.layers[-1]
+    groups = group(lab, facts, recipe.group, layer, recipe.similarity, recipe.token)
     work = partial(values, lab, facts, groups, recipe, prefixes)
     work()  # warm up
-    with staged(lab, start, partial(now, lab)) as seconds:
+    with staged(lab, layer + 1, partial(now, lab)) as seconds:
         found = work()
-    with FlopCounterMode(display=False) as counter, staged(lab, start, partial(products, counter)) as done:
+    with FlopCounterMode(display=False) as counter, staged(lab, layer + 1, partial(products, counter)) as done:
         work()
     passes, rate = [len(curve) for curve in found.curves], matrix_rate(lab)
-    table = pd.DataFrame(
-        {"seconds": seconds, "needed": needed(lab, facts, groups, recipe, prefixes, passes), "done": done}
-    )
+    least = needed(lab, facts, groups, recipe, prefixes, passes)
+    table = pd.DataFrame({"seconds": seconds, "needed": least, "done": done})
+    each = [passes[g] for i in range(len(facts)) for g, members in enumerate(groups) if i in members]
+    whole = plainly(lab, facts, recipe, prefixes, each) / 1e9
+    told = {"plain": whole, "floor": sum(least.values()) / 1e9 / whole, "stands": sum(done.values()) / 1e9 / whole}
+    for name, row in apart(lab, facts, recipe, prefixes, found).items():
+        table.loc[name] = row
     table.loc["all"] = table.sum()
     table[["needed", "done"]] /= 1e9
     table.insert(1, "share", table["seconds"] / table.loc["all", "seconds"])
     table["share of the rate"] = table["needed"] * 1e9 / table["seconds"] / rate
-    each = [passes[g] for i in range(len(facts)) for g, members in enumerate(groups) if i in members]
-    whole = plainly(lab, facts, recipe, prefixes, each) / 1e9
-    told = {"plain": whole, "floor": table.loc["all", "needed"] / whole, "stands": table.loc["all", "done"] / whole}
     return table, pd.Series(told | {"rate": rate / 1e9})
+
+
+def apart(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
+          found: Targets) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Seconds and needed operations of the last layer's keys and of its solve, behind the factor of λC."""
+    layer = recipe.layers[-1]
+    k = keys(lab, facts, layer, prefixes or None)
+    preserved = Preserved(torch.eye(lab.arch.d_k, device=k.device), recipe.lam_of(layer))
+    _ = preserved.factor  # once a layer, and kept
+    times = [now(lab)]
+    for work in (
+        lambda: keys(lab, facts, layer, prefixes or None),
+        lambda: ridge(k, found.z - found.h, preserved),
+    ):
+        work()
+        times.append(now(lab))
+    return {
+        "keys": {"seconds": times[1] - times[0], "needed": key_products(lab, facts, layer, prefixes)},
+        "solve": {"seconds": times[2] - times[1], "needed": solve_products(len(facts), lab.arch.d_k)},
+    }

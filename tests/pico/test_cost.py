@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from kedit_lab.edit.recipes import find
-from kedit_lab.study.cost import STAGES, distinct, needed, plainly, products, staged, stages
+from kedit_lab.extract.keys import keys
+from kedit_lab.study.cost import STAGES, distinct, key_products, needed, plainly, products, staged, stages
 from kedit_lab.study.plain import plain_target
 from kedit_lab.types import Fact
 
@@ -35,13 +36,21 @@ def test_plain_form_is_counted_to_the_last_product(pico):
 def test_needed_is_less_than_is_done_and_far_less_than_plain(pico):
     """Padding and what nobody reads cost something: every stage does at least what it needs."""
     table, told = stages(pico, FACTS, RECIPE)
-    assert list(table.index) == [*STAGES, "all"]
+    assert list(table.index) == [*STAGES, "keys", "solve", "all"]
     blocks = table.loc[["lower blocks", "upper blocks", "head"]]
     assert (blocks["needed"] <= blocks["done"]).all()
     assert (blocks["needed"] > 0.3 * blocks["done"]).all()
     assert 0 < told["floor"] <= told["stands"] < 1
     assert table["share"].iloc[:-1].sum() == pytest.approx(1)
-    assert table["done"].iloc[:-1].sum() == pytest.approx(table.loc["all", "done"])
+    assert told["stands"] * told["plain"] == pytest.approx(table.loc["all", "done"])
+
+
+def test_keys_do_what_they_need_and_little_more(pico):
+    for layer in (0, 1):
+        with FlopCounterMode(display=False) as counter:
+            keys(pico, FACTS, layer, PREFIXES)
+        least = key_products(pico, FACTS, layer, PREFIXES)
+        assert 0.5 * products(counter) < least <= products(counter)
 
 
 def test_a_pass_more_needs_the_upper_blocks_and_the_head_again(pico):
