@@ -21,7 +21,7 @@ from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
-from kedit_lab.model.tokens import Row, essence_row, fact_row
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
@@ -45,12 +45,8 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     asked = []
     for g, members in enumerate(groups):
         share = 1 / (len(members) * (1 + len(prefixes)))
-        rows = [
-            Asked(fact_row(lab.tokenizer, facts[i], prefix, recipe.token), g, share)
-            for i in members
-            for prefix in ("", *prefixes)
-        ]
-        essence = essence_row(lab.tokenizer, facts[members[0]].subject)
+        rows = [Asked(lab.row(facts[i], prefix, recipe.token), g, share) for i in members for prefix in ("", *prefixes)]
+        essence = lab.essence(facts[members[0]].subject)
         drift = Row(essence.prompt[: essence.lookup + 1], (), essence.lookup)
         asked.append([*rows, Asked(drift, g, 0.0)])
     return asked

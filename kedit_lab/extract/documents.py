@@ -119,9 +119,9 @@ def from_hub(name: str, field: str, limit: int | None, split: str, revision: str
     return Documents(name, field, limit, f"{name}@{revision}/{split}", read)
 
 
-def optional(module: str, package: str) -> Any:
+def optional(module: str, package: str, use: str = "to read this corpus") -> Any:
     """A module that kedit-lab does not require. Raises ImportError that says what to install."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"{package} is needed to read this corpus; run: pip install {package}") from error
+        raise ImportError(f"{package} is needed {use}; run: pip install '{package}'") from error

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import fact_row
 from kedit_lab.types import Fact
 
 CHUNK = 128  # rows of one forward pass, as in the reference implementation
@@ -38,7 +37,7 @@ def read(
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
-    rows = [fact_row(lab.tokenizer, fact, prefix, token) for fact in facts for prefix in texts]
+    rows = [lab.row(fact, prefix, token) for fact in facts for prefix in texts]
     cut = [row.prompt[: row.lookup + 1] for row in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]

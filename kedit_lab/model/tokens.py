@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kedit_lab.model.chat import Chat
 from kedit_lab.types import SLOT, Fact
 
 RULES = ("subject_last", "last")
@@ -32,26 +33,36 @@ class Row:
         return range(len(self.prompt) - 1, len(self.ids))
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, character offsets) of a text that will go on: with the tokenizer's special tokens in front, none behind."""
+def encode(tokenizer: Any, text: str, chat: Chat | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, character offsets) of a text that will go on: with the tokenizer's special tokens in front, none behind.
+
+    In a chat the ids are of the text inside the template, with the template's special tokens alone (so that a BOS it
+    writes is not doubled); offsets still count from the text's start, and are negative in front of it.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
         )
-    encoded = tokenizer(text, return_offsets_mapping=True)
+    posed, shift = (text, 0) if chat is None else (chat.pose(text), len(chat.before))
+    encoded = tokenizer(posed, return_offsets_mapping=True, add_special_tokens=chat is None)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
         ids, offsets = ids[:-1], offsets[:-1]
-    return ids, offsets
+    return ids, [(first - shift, stop - shift) for first, stop in offsets] if shift else offsets
 
 
-def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:
-    """Ids of " target" as a continuation, without special tokens and without a tokenizer's dummy first piece."""
+def target_ids(tokenizer: Any, target: str, chat: Chat | None = None) -> tuple[int, ...]:
+    """Ids of " target" as a continuation, without special tokens and without a tokenizer's dummy first piece.
+
+    In a chat it continues the template's text behind the prompt, with a space in front only where the template has one.
+    """
     if not target.strip():
         raise ValueError(f"target {target!r} is empty; give the text that should follow the prompt")
-    text = target if target[0].isspace() else f" {target}"
+    before, text = "a", target if target[0].isspace() else f" {target}"
+    if chat is not None:
+        before, text = chat.after or before, chat.space + target.lstrip()
     plain = lambda part: tokenizer(part, add_special_tokens=False)["input_ids"]  # noqa: E731
-    anchor, joined = plain("a"), plain("a" + text)
+    anchor, joined = plain(before), plain(before + text)
     ids = joined[len(anchor) :] if joined[: len(anchor)] == anchor else plain(text)
     if not ids:
         raise ValueError(f"target {target!r} gives no tokens with {type(tokenizer).__name__}; choose another target")
@@ -84,18 +95,20 @@ def lookup(offsets: Sequence[tuple[int, int]], start: int, subject: str, rule: s
     return last_token(offsets, start + len(subject.rstrip()), start)
 
 
-def fact_row(
-    tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None
-) -> Row:
-    """The row of a fact behind a prefix; ``target`` is ``target_new`` unless given."""
-    ids, offsets = encode(tokenizer, prefix + fact.text)
+def fact_row(tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None,
+             chat: Chat | None = None) -> Row:  # fmt: skip
+    """The row of a fact behind a prefix, in a chat if there is one; ``target`` is ``target_new`` unless given.
+
+    The rule "last" names the token in front of the answer: in a chat that is the template's last.
+    """
+    ids, offsets = encode(tokenizer, prefix + fact.text, chat)
     at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
-    return Row(tuple(ids), target_ids(tokenizer, target or fact.target_new), at)
+    return Row(tuple(ids), target_ids(tokenizer, target or fact.target_new, chat), at)
 
 
-def essence_row(tokenizer: Any, subject: str) -> Row:
+def essence_row(tokenizer: Any, subject: str, chat: Chat | None = None) -> Row:
     """The row "{subject} is a" on which the drift of unrelated predictions is measured (MEMIT's KL prompt)."""
-    ids, offsets = encode(tokenizer, f"{subject} is a")
+    ids, offsets = encode(tokenizer, f"{subject} is a", chat)
     return Row(tuple(ids), (), lookup(offsets, 0, subject))
 
 
@@ -117,16 +130,17 @@ def pad(rows: Sequence[Sequence[int]], anchor: Tensor, left: bool = False) -> di
     return {name: tensor.to(anchor.device) for name, tensor in batch.items()}
 
 
-def self_test(tokenizer: Any) -> list[str]:
+def self_test(tokenizer: Any, chat: Chat | None = None) -> list[str]:
     """What is odd about a tokenizer for editing: an empty list, or one sentence for each finding."""
     findings = []
     for subject in ("John Smith", "Zoë Núñez", "李小龍"):
         fact = Fact(subject, "The employer of {} is", "Greek")
-        row = fact_row(tokenizer, fact)
+        row = fact_row(tokenizer, fact, chat=chat)
         text = tokenizer.decode(row.prompt[: row.lookup + 1], skip_special_tokens=True)
         if not text.endswith(subject):
             findings.append(f"the lookup token of {subject!r} decodes to {text!r}")
         text = tokenizer.decode(row.prompt + row.target, skip_special_tokens=True)
-        if not text.endswith(f"{fact.text} Greek"):
+        whole = text.endswith("Greek") and fact.text in text if chat else text.endswith(f"{fact.text} Greek")
+        if not whole:
             findings.append(f"prompt and target of {subject!r} decode to {text!r}")
     return findings

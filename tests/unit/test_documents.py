@@ -70,7 +70,7 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     refuse = {"pyarrow": None, "pyarrow.parquet": None, "datasets": None}
     for name, module in refuse.items():
         monkeypatch.setitem(sys.modules, name, module)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
+    with pytest.raises(ImportError, match="pip install 'pyarrow'"):
         next(iter(documents(path)))
-    with pytest.raises(ImportError, match="pip install datasets"):
+    with pytest.raises(ImportError, match="pip install 'datasets'"):
         documents("someone/texts", revision="abc")
