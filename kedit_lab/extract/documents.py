@@ -90,16 +90,16 @@ def columns(path: Path, field: str) -> Iterator[str]:
     file = optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
     if field not in file.schema_arrow.names:
         raise ValueError(f"{path} has no column {field!r}; its columns are {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(columns=[field]):
-        yield from batch.column(0).to_pylist()
+    texts = (text for batch in file.iter_batches(columns=[field]) for text in batch.column(0).to_pylist())
+    yield from (text_of({field: text}, field, f"{path}, record {number}") for number, text in enumerate(texts, 1))
 
 
 def text_of(record: Any, field: str, where: str) -> str:
     """A record's text. Raises ValueError with the place and what is there instead."""
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        there = (
-            f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is a {type(record).__name__}"
-        )
+        there = f"it is a {type(record).__name__}"
+        if isinstance(record, dict):
+            there = f"it holds {record[field]!r}" if field in record else f"its fields are {', '.join(record)}"
         raise ValueError(f"{where} has no text in the field {field!r}; {there}")
     return record[field]
 
@@ -114,7 +114,7 @@ def from_hub(name: str, field: str, limit: int | None, split: str, revision: str
 
     def read() -> Iterator[str]:
         rows = library.load_dataset(name, split=split, revision=revision, streaming=True)
-        return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows))
+        return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows, 1))
 
     return Documents(name, field, limit, f"{name}@{revision}/{split}", read)
 

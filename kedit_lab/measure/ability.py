@@ -36,7 +36,8 @@ def ability(lab: Lab, tasks: str | Sequence[str] | None = None, count: int = 300
     your own. The papers' metrics differ: AlphaEdit, EAMET and SeqMMR report the weighted F1 of five greedy tokens on
     100 items of each GLUE task, the harness what its task file names (accuracy, F1, Matthews' correlation).
 
-    Raises ImportError where the harness is not installed, and ValueError for an unknown task or a count under one.
+    Raises ImportError where the harness is not installed, and ValueError for an unknown task, a task asked both alone
+    and in a group, or a count under one.
     """
     found = suite(lab, count, seed) if tasks is None else run(lab, tasks, limit, shots, include, batch)
     table = pd.DataFrame(found, columns=COLUMNS)

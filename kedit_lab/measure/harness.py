@@ -42,14 +42,12 @@ def run(lab: Lab, tasks: str | Sequence[str], limit: int | None, shots: int | No
     with undisturbed():
         manager = index(list(asked.values()), include)
         model = wrapper.HFLM(pretrained=lab.model, tokenizer=deepcopy(lab.tokenizer), batch_size=batch)
-        told = {
-            known: harness.simple_evaluate(  # one by one: the harness refuses a group beside a task of it
-                model=model, tasks=[known], num_fewshot=shots, limit=limit, task_manager=manager,
-                apply_chat_template=lab.chat is not None, bootstrap_iters=BOOTSTRAP, log_samples=False,
-            )
-            for known in dict.fromkeys(asked.values())
-        }  # fmt: skip
-    return [row for name, known in asked.items() for row in rows(told[known], name, known, manager)]
+        told = harness.simple_evaluate(
+            model=model, tasks=list(dict.fromkeys(asked.values())), num_fewshot=shots, limit=limit,
+            task_manager=manager, apply_chat_template=lab.chat is not None, bootstrap_iters=BOOTSTRAP,
+            log_samples=False,
+        )  # fmt: skip
+    return [row for name, known in asked.items() for row in rows(told, name, known, manager)]
 
 
 def needed(module: str) -> Any:
