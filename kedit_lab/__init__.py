@@ -14,7 +14,7 @@ from kedit_lab.extract.documents import documents
 from kedit_lab.extract.keys import keys, values
 from kedit_lab.extract.moments import moment_drift, second_moment
 from kedit_lab.extract.trace import interchange, trace
-from kedit_lab.measure.ability import passage_accuracy
+from kedit_lab.measure.ability import ability, passage_accuracy
 from kedit_lab.measure.geometry import akd, cosine, misalignment
 from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import evaluate
@@ -66,6 +66,7 @@ __all__ = [
     "RouterPanel",
     "Suggestion",
     "Tuning",
+    "ability",
     "akd",
     "betas",
     "check",

@@ -153,6 +153,7 @@ class Edit:
         manifest = {
             "format": FORMAT,
             "base": self.base,
+            "chat": self.lab.chat is not None,
             "recipe": asdict(self.recipe) | {"family": type(self.recipe).__name__},
             "facts": [asdict(fact) for fact in self.facts],
             "collisions": self.collisions,
@@ -178,7 +179,8 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, lab: Lab) -> "Edit":
-        """Read a saved edit for ``lab``; a damaged file or another base raises a ValueError."""
+        """Read a saved edit for ``lab``, posed in a chat or not as it was made; a damaged file, another base, or a chat
+        that ``lab`` has no template for raises a ValueError."""
         manifest, tensors = read(Path(path))
         if manifest["base"] != lab.fingerprint():
             raise ValueError(
@@ -191,6 +193,7 @@ class Edit:
             parts.setdefault(name, {})[part] = tensor.to(lab.anchor.device)
         deltas = {name: (Dense if "change" in part else Delta)(**part) for name, part in parts.items()}
         facts = tuple(map(revive, manifest["facts"]))
+        lab = lab if manifest.get("chat", False) == (lab.chat is not None) else lab.with_chat(lab.chat is None)
         return cls(lab, restore(manifest["recipe"]), facts, deltas, manifest["base"], manifest["collisions"],
                    manifest["curves"], manifest["seconds"])  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kedit_lab.edit.recipe import Tuning
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import Row, fact_row
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import Delta, Dense, Fact, NoUpdate
 
 Curves = list[list[float]]
@@ -55,7 +55,7 @@ def loss(lab: Lab, rows: Sequence[Row], objective: str) -> Float[Tensor, ""]:
 
 def train(lab: Lab, facts: Sequence[Fact], recipe: Tuning) -> tuple[dict[str, Delta | Dense], Curves]:
     """(change of every trained weight, loss curve of every batch). The model is left as it was, bit for bit."""
-    rows = [fact_row(lab.tokenizer, fact) for fact in facts]
+    rows = [lab.row(fact) for fact in facts]
     weights = chosen(lab, recipe)
     with (
         torch.random.fork_rng(),

@@ -21,7 +21,7 @@ from kedit_lab.edit.recipe import Hyper
 from kedit_lab.edit.weights import Change
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import Row, fact_row
+from kedit_lab.model.tokens import Row
 from kedit_lab.paths import data_dir, whole
 from kedit_lab.types import Delta, Fact
 
@@ -140,7 +140,7 @@ def apply(lab: Lab, facts: Sequence[Fact], recipe: Hyper) -> tuple[dict[str, Cha
     path = Path(recipe.path) if recipe.path else data_dir() / "mend" / "editor.safetensors"
     editor = load_editor(lab, path)
     weights = [lab.arch.weight(name) for name in editor.names]
-    found = gradients(lab, [fact_row(lab.tokenizer, fact) for fact in facts], weights)
+    found = gradients(lab, [lab.row(fact) for fact in facts], weights)
     deltas: dict[str, Change] = {}
     for index, (gradient, projection) in enumerate(zip(found, weights, strict=True)):
         u, d = editor(index, gradient.u[gradient.mask], gradient.d[gradient.mask])

@@ -14,7 +14,6 @@ from kedit_lab.edit.recipe import Neurons
 from kedit_lab.edit.weights import Change, keep, put_back, summed, write
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import fact_row, target_ids
 from kedit_lab.types import Delta, Fact, NoUpdate
 
 
@@ -47,8 +46,8 @@ def neurons(lab: Lab, fact: Fact, recipe: Neurons) -> tuple[Bool[Tensor, "layers
     The answer is what the model says today, greedily, as many tokens as ``target_true`` (or ``target_new``) has; scores
     are averaged over them. Nothing is chosen where no attribution is positive.
     """
-    row = fact_row(lab.tokenizer, fact)
-    length = len(target_ids(lab.tokenizer, fact.target_true or fact.target_new))
+    row = lab.row(fact)
+    length = len(lab.target(fact.target_true or fact.target_new))
     ids, answer, total = list(row.prompt), [], torch.zeros(len(recipe.layers), lab.arch.d_k, device=lab.anchor.device)
     for _ in range(length):
         with torch.no_grad():
@@ -70,7 +69,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Neurons) -> tuple[dict[str, C
     try:
         for fact in facts:
             chosen, answer = neurons(lab, fact, recipe)
-            new = table[list(target_ids(lab.tokenizer, fact.target_new))].sum(0)
+            new = table[list(lab.target(fact.target_new))].sum(0)
             shift = (new - table[list(answer)].sum(0)).detach().double()
             deltas = {
                 lab.arch.mlp[layer].name: Delta(shift[:, None], mask.double()[:, None])

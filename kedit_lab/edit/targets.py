@@ -23,7 +23,7 @@ from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.past import WASTE
 from kedit_lab.model.tail import Tail
-from kedit_lab.model.tokens import Row, by_length, essence_rows, fact_rows
+from kedit_lab.model.tokens import Row, by_length
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
@@ -46,8 +46,8 @@ class Targets:
 def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
               prefixes: Sequence[str]) -> list[list[Asked]]:  # fmt: skip
     """Per group: every member behind every prefix (the bare first), weighted equally, and the row "{subject} is a"."""
-    rows = fact_rows(lab.tokenizer, facts, ("", *prefixes), recipe.token)
-    essences = essence_rows(lab.tokenizer, [facts[members[0]].subject for members in groups])
+    rows = lab.rows(facts, ("", *prefixes), recipe.token)
+    essences = lab.essences([facts[members[0]].subject for members in groups])
     asked = []
     for g, (members, essence) in enumerate(zip(groups, essences, strict=True)):
         share = 1 / (len(members) * (1 + len(prefixes)))

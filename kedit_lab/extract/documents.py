@@ -141,9 +141,9 @@ def rows(path: Path, _field: str) -> Iterator[int]:
 def text_of(record: Any, field: str, where: str) -> str:
     """A record's text. Raises ValueError with the place and what is there instead."""
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        there = (
-            f"its fields are {', '.join(record)}" if isinstance(record, dict) else f"it is a {type(record).__name__}"
-        )
+        there = f"it is a {type(record).__name__}"
+        if isinstance(record, dict):
+            there = f"it holds {record[field]!r}" if field in record else f"its fields are {', '.join(record)}"
         raise ValueError(f"{where} has no text in the field {field!r}; {there}")
     if SURROGATE.search(record[field]):
         raise ValueError(f"{where}: the field {field!r} is no Unicode text; mend or remove it")
@@ -160,14 +160,14 @@ def from_hub(name: str, field: str, limit: int | None, split: str, revision: str
 
     def read() -> Iterator[str]:
         rows = library.load_dataset(name, split=split, revision=revision, streaming=True)
-        return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows))
+        return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows, 1))
 
     return Documents(name, field, limit, f"{name}@{revision}/{split}", read)
 
 
-def optional(module: str, package: str) -> Any:
+def optional(module: str, package: str, use: str = "to read this corpus") -> Any:
     """A module that kedit-lab does not require. Raises ImportError that says what to install."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"{package} is needed to read this corpus; run: pip install {package}") from error
+        raise ImportError(f"{package} is needed {use}; run: pip install '{package}'") from error

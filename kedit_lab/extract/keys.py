@@ -10,7 +10,6 @@ from torch import Tensor
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import behind, remembered
-from kedit_lab.model.tokens import fact_prompts
 from kedit_lab.types import Fact
 
 CHUNK = 128  # rows of one forward pass, as in the reference implementation
@@ -39,7 +38,7 @@ def read(
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
-    rows = fact_prompts(lab.tokenizer, facts, texts, token)
+    rows = lab.prompts(facts, texts, token)
     cut = [ids[: at + 1] for ids, at in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import Row, encode, fact_row, target_ids
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import SLOT, Fact
 
 NOISE = 3.0  # standard deviations of the embeddings, as in ROME
@@ -30,10 +30,10 @@ def trace(lab: Lab, fact: Fact, samples: int = 8, noise: float = NOISE, seed: in
     the answer's first token with that block output restored, mean over ``samples`` noises), and the constants ``clean``
     and ``corrupted``. The answer is ``target_true``, or ``target_new`` where there is none.
     """
-    ids, offsets = encode(lab.tokenizer, fact.text)
+    ids, offsets = lab.encode(fact.text)
     start = fact.prompt.index(SLOT)
     inside = [i for i, (a, b) in enumerate(offsets) if a < start + len(fact.subject) and b > start]
-    answer = target_ids(lab.tokenizer, answer_of(fact))[0]
+    answer = lab.target(answer_of(fact))[0]
     layers = range(lab.arch.layers)
     with record(lab, ["block", "input"], layers) as seen:
         logits = lab.arch.logits(lab.hidden(**lab.batch([ids]))[:, -1])
@@ -88,8 +88,8 @@ def interchange(
     """
     pairs = list(pairs)
     layers = list(range(lab.arch.layers)) if layers is None else [lab.arch.layer(layer) for layer in layers]
-    read, give = ([fact_row(lab.tokenizer, pair[side], rule=token) for pair in pairs] for side in (0, 1))
-    wanted = torch.tensor([[target_ids(lab.tokenizer, answer_of(fact))[0] for fact in pair] for pair in pairs])
+    read, give = ([lab.row(pair[side], rule=token) for pair in pairs] for side in (0, 1))
+    wanted = torch.tensor([[lab.target(answer_of(fact))[0] for fact in pair] for pair in pairs])
     for i in (wanted[:, 0] == wanted[:, 1]).nonzero()[:, 0].tolist():
         raise ValueError(f"pair {i} has answers that begin with the same token: {[answer_of(f) for f in pairs[i]]}")
     frames = []

@@ -47,7 +47,7 @@ def health(lab: Lab, reference: Reference) -> dict[str, float]:
 @torch.no_grad()
 def next_tokens(lab: Lab, prompts: Sequence[str]) -> Float[Tensor, "prompts vocab"]:
     """Log-probabilities of what follows each prompt."""
-    rows = [encode(lab.tokenizer, prompt)[0] for prompt in prompts]
+    rows = [lab.encode(prompt)[0] for prompt in prompts]
     found = []
     for batch in chunks(rows, CHUNK):
         normed = lab.hidden(**lab.batch(batch))

@@ -11,6 +11,9 @@
 | locality      | locality      | as efficacy, with the probe's own answer                    | EAMET's Loc            |
 | fluency       | generation    | H₂/3 + 2H₃/3, entropies (bits) of word bi- and trigrams     | CounterFact's GE       |
 | score         | -             | harmonic mean of efficacy, paraphrase and specificity       | CounterFact's S        |
+
+Of a lab with a chat, all prompts are asked in the chat template: reports then have a column ``chat`` and summaries an
+entry ``chat``, and there is neither where prompts are completed as plain text.
 """
 
 from collections import Counter
@@ -22,7 +25,7 @@ import pandas as pd
 import torch
 
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import Row, encode, target_ids
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import Fact
 
 KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "locality", "generation")
@@ -40,11 +43,12 @@ class Report(pd.DataFrame):
     def summary(self) -> pd.Series:
         """The metrics of this module's table; ``*_before`` where a baseline was given.
 
-        NaN where nothing was asked, but ``locality`` is there only for facts with locality probes (published sets).
+        NaN where nothing was asked, but ``locality`` is there only for facts with locality probes (published sets), and
+        ``chat`` (1) only where prompts were asked in a chat template.
         """
         names = {"": ""} | ({"_before": "_before"} if "exact_before" in self else {})
         parts = [summarise(self, suffix).add_suffix(suffix) for suffix in names]
-        return pd.concat(parts)
+        return pd.concat([*parts, *([pd.Series({"chat": 1.0})] if "chat" in self else [])])
 
 
 def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, kinds: Sequence[str] = KINDS,
@@ -81,7 +85,13 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
     if not text.all():
         report.loc[~text, "answer"] = lab.generate(list(report.loc[~text, "prompt"]), tokens)
         report.loc[~text, "fluency"] = [ngram_entropy(t) for t in report.loc[~text, "answer"]]
+    if lab.chat is not None:
+        report["chat"] = True
     if baseline is not None:
+        if ("chat" in baseline) != ("chat" in report):
+            raise ValueError(
+                "one of the baseline and this report is asked in a chat template, the other is not; ask both alike"
+            )
         if list(baseline["prompt"]) != list(report["prompt"]):
             raise ValueError("the baseline is of other facts or kinds; evaluate the same ones before the edit")
         for column in ("exact", "accuracy", "nll", "rival_nll", "wins", "fluency"):
@@ -126,7 +136,7 @@ def accept(lab: Lab, report: Report, spellings: Sequence[Sequence[str]]) -> None
 @torch.no_grad()
 def score(lab: Lab, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """For (prompt, answer) pairs: ``nll`` (mean per answer token), ``exact``, ``accuracy``, teacher-forced."""
-    rows = [Row(tuple(encode(lab.tokenizer, prompt)[0]), target_ids(lab.tokenizer, a), 0) for prompt, a in pairs]
+    rows = [Row(tuple(lab.encode(prompt)[0]), lab.target(a), 0) for prompt, a in pairs]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     out: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(rows)
     for batch in chunks(order, max(1, TOKENS // max((len(row.ids) for row in rows), default=1))):

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from kedit_lab.model.arch import Arch
-from kedit_lab.model.tokens import encode, pad
+from kedit_lab.model.chat import Chat
+from kedit_lab.model.tokens import (
+    Encoded,
+    Row,
+    encode,
+    essence_rows,
+    fact_prompts,
+    fact_row,
+    fact_rows,
+    pad,
+    target_ids,
+)
 from kedit_lab.paths import data_dir
+from kedit_lab.types import Fact
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 STRIDE = 1 << 20  # entries that a checksum takes at a time
@@ -24,17 +36,52 @@ STRIDE = 1 << 20  # entries that a checksum takes at a time
 
 @dataclass(frozen=True)
 class Lab:
-    """What a notebook holds: ``model`` and ``tokenizer`` are Hugging Face's own objects, ``arch`` their parts."""
+    """What a notebook holds: ``model`` and ``tokenizer`` are Hugging Face's own objects, ``arch`` their parts.
+
+    With a ``chat`` every prompt is posed in the tokenizer's chat template (see ``Chat``), for keys, targets, metrics
+    and generation alike. Plain text (prefixes, second moments, perplexity) is read as it is.
+    """
 
     model: Any
     tokenizer: Any
     arch: Arch
     name: str = ""
+    chat: Chat | None = None
 
     @property
     def anchor(self) -> Tensor:
         """A tensor whose device and dtype new tensors follow."""
         return self.arch.mlp[0].module.weight
+
+    def with_chat(self, on: bool = True) -> "Lab":
+        """The same model asked in its tokenizer's chat template, or without. Raises ValueError if there is none."""
+        return replace(self, chat=Chat.of(self.tokenizer) if on else None)
+
+    def encode(self, prompt: str) -> Encoded:
+        """(ids, character offsets in the prompt) of a prompt as this lab poses it."""
+        return encode(self.tokenizer, prompt, self.chat)
+
+    def target(self, text: str) -> tuple[int, ...]:
+        """The ids of an answer behind a prompt."""
+        return target_ids(self.tokenizer, text, self.chat)
+
+    def row(self, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None) -> Row:
+        """The token row of a fact behind a prefix; ``target`` is ``target_new`` unless given."""
+        return fact_row(self.tokenizer, fact, prefix, rule, target, self.chat)
+
+    def prompts(self, facts: Sequence[Fact], prefixes: Sequence[str] = ("",),
+                rule: str = "subject_last") -> list[tuple[tuple[int, ...], int]]:  # fmt: skip
+        """(ids, position that the rule names) of every fact's prompt behind each prefix, fact by fact."""
+        return fact_prompts(self.tokenizer, facts, prefixes, rule, self.chat)
+
+    def rows(self, facts: Sequence[Fact], prefixes: Sequence[str] = ("",),
+             rule: str = "subject_last") -> list[list[Row]]:  # fmt: skip
+        """Per fact, its token rows behind each prefix."""
+        return fact_rows(self.tokenizer, facts, prefixes, rule, self.chat)
+
+    def essences(self, subjects: Sequence[str]) -> list[Row]:
+        """The rows "{subject} is a" (MEMIT's KL prompt)."""
+        return essence_rows(self.tokenizer, subjects, self.chat)
 
     def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a padded batch that this model's forward accepts (BLOOM, say, takes no position ids)."""
@@ -52,7 +99,7 @@ class Lab:
     @torch.no_grad()
     def ask(self, prompt: str, k: int = 5, tokens: int = 8) -> pd.DataFrame:
         """The k likeliest first tokens after a prompt, each continued greedily: ``continuation``, ``probability``."""
-        ids, _ = encode(self.tokenizer, prompt.rstrip())
+        ids, _ = self.encode(prompt.rstrip())
         logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])
         top = logits[0].float().softmax(-1).topk(k)
         rows = [[*ids, int(first)] for first in top.indices]
@@ -62,13 +109,14 @@ class Lab:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], tokens: int = 40) -> list[str]:
-        """Greedy continuations, prompt included, of several prompts at once."""
-        rows = [encode(self.tokenizer, prompt.rstrip())[0] for prompt in prompts]
+        """Greedy continuations, prompt included, of several prompts at once; in a chat a space parts the two."""
+        rows = [self.encode(prompt.rstrip())[0] for prompt in prompts]
         batch = self.batch(rows, left=True)
         batch.pop("position_ids", None)
         out = self.model.generate(**batch, max_new_tokens=tokens, **self.greedy)
         width = batch["input_ids"].shape[1]
         texts = [self.tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+        texts = [text if self.chat is None else f" {text.lstrip()}" for text in texts]
         return [prompt.rstrip() + text for prompt, text in zip(prompts, texts, strict=True)]
 
     @property
@@ -125,11 +173,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def make_lab(model: Any, tokenizer: Any, name: str = "") -> Lab:
+def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False) -> Lab:
     """A lab around an already loaded model and tokenizer (``kl.wrap``): evaluation mode, no gradients for weights.
 
-    The model may be spread over devices by accelerate, if all its weights are in memory. Raises ValueError where
-    weights are offloaded, quantised, NaN or infinite, and for models that are not causal.
+    The model may be spread over devices by accelerate, if all its weights are in memory. With ``chat`` prompts are
+    posed in the tokenizer's chat template. Raises ValueError where weights are offloaded, quantised, NaN or infinite,
+    for models that are not causal, and for a chat without a template.
     """
     model.eval().requires_grad_(False)
     away = [path for path, weight in model.named_parameters() if weight.is_meta]
@@ -138,7 +187,7 @@ def make_lab(model: Any, tokenizer: Any, name: str = "") -> Lab:
             f"{len(away)} weights are offloaded, {away[0]} the first; an edit reads and writes weights where they are: "
             "use a smaller dtype (bfloat16), or a device_map whose devices hold the whole model"
         )
-    lab = Lab(model, tokenizer, Arch.of(model), name)
+    lab = Lab(model, tokenizer, Arch.of(model), name, Chat.of(tokenizer) if chat else None)
     for path, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinite values; load an undamaged checkpoint")
@@ -166,14 +215,15 @@ def check_logits(lab: Lab) -> None:
 
 def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
          device_map: str | dict[str, Any] | None = None, local_only: bool = False,
-         revision: str | None = None) -> Lab:  # fmt: skip
+         revision: str | None = None, chat: bool = False) -> Lab:  # fmt: skip
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
 
     ``device_map`` ("auto", or a dict from module paths to devices) lets accelerate spread the layers over several
     devices instead; all must fit, as offloaded weights cannot be edited. ``revision`` is a hub model's branch, tag or
-    commit; with ``local_only`` nothing is asked of the network. Safetensors only, no remote code. A model that is
-    loaded already goes into ``kl.wrap(model, tokenizer)``. Raises OSError (from transformers) for an unknown name and
-    ValueError for a model that cannot be edited.
+    commit; with ``local_only`` nothing is asked of the network. Safetensors only, no remote code. With ``chat`` prompts
+    are posed in the tokenizer's chat template (``lab.with_chat()`` does it later). A model that is loaded already goes
+    into ``kl.wrap(model, tokenizer)``. Raises OSError (from transformers) for an unknown name and ValueError for a
+    model that cannot be edited, or a chat without a template.
     """
     path = path or data_dir() / "lab-model"
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
@@ -182,7 +232,7 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     placed = {} if device_map is None else {"device_map": device_map}
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options, **placed)
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    return make_lab(model if placed else model.to(device), tokenizer, str(path))
+    return make_lab(model if placed else model.to(device), tokenizer, str(path), chat)
 
 
 def chunks(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -25,10 +25,12 @@ class Source:
     base: str
     dtype: str
     device: str
+    chat: bool
 
     @classmethod
     def of(cls, lab: Lab) -> "Source":
-        return cls(lab.name, lab.fingerprint(), str(lab.anchor.dtype).removeprefix("torch."), str(lab.anchor.device))
+        dtype, device = str(lab.anchor.dtype).removeprefix("torch."), str(lab.anchor.device)
+        return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None)
 
 
 def share(jobs: int) -> int:
@@ -39,7 +41,7 @@ def share(jobs: int) -> int:
 @lru_cache(1)
 def loaded(source: Source) -> Lab:
     """A worker's own copy of the model, loaded once. Raises ValueError if it is not the model that was asked about."""
-    lab = load(source.name, getattr(torch, source.dtype), source.device)
+    lab = load(source.name, getattr(torch, source.dtype), source.device, chat=source.chat)
     if lab.fingerprint() != source.base:
         raise ValueError(
             f"{source.name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1"

@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from kedit_lab.model.chat import Chat
 from kedit_lab.types import SLOT, Fact
 
 RULES = ("subject_last", "last")
 AT_ONCE = 1000  # texts that the tokenizer is given in one call
+Encoded = tuple[list[int], list[tuple[int, int]]]  # ids and character offsets
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # how a vocabulary writes a byte
 
 
@@ -37,24 +39,30 @@ class Row:
         return range(len(self.prompt) - 1, len(self.ids))
 
 
-def encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """(ids, character offsets) of texts that will go on: with the tokenizer's special tokens in front, none behind."""
+def encoded(tokenizer: Any, texts: Sequence[str], chat: Chat | None = None) -> Iterator[Encoded]:
+    """(ids, character offsets) of texts that will go on: with the tokenizer's special tokens in front, none behind.
+
+    In a chat the ids are of the text inside the template, with the template's special tokens alone (so that a BOS it
+    writes is not doubled); offsets still count from the text's start, and are negative in front of it.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
         )
+    shift = 0 if chat is None else len(chat.before)
     for start in range(0, len(texts), AT_ONCE):
-        batch = list(texts[start : start + AT_ONCE])
-        found = tokenizer(batch, return_offsets_mapping=True)
+        batch = [text if chat is None else chat.pose(text) for text in texts[start : start + AT_ONCE]]
+        found = tokenizer(batch, return_offsets_mapping=True, add_special_tokens=chat is None)
         for text, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
             while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
                 ids, offsets = ids[:-1], offsets[:-1]
-            yield ids, own_offsets(tokenizer, text, ids, offsets)
+            own = own_offsets(tokenizer, text, ids, offsets)
+            yield ids, [(first - shift, stop - shift) for first, stop in own] if shift else own
 
 
-def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+def encode(tokenizer: Any, text: str, chat: Chat | None = None) -> Encoded:
     """(ids, character offsets) of one text that will go on."""
-    return next(encoded(tokenizer, [text]))
+    return next(encoded(tokenizer, [text], chat))
 
 
 def own_offsets(tokenizer: Any, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -82,13 +90,18 @@ def apart(tokenizer: Any, text: str, span: tuple[int, int], ids: Sequence[int]) 
     return [(first + end - 1, first + end) for end in ends]
 
 
-def target_ids(tokenizer: Any, target: str) -> tuple[int, ...]:
-    """Ids of " target" as a continuation, without special tokens and without a tokenizer's dummy first piece."""
+def target_ids(tokenizer: Any, target: str, chat: Chat | None = None) -> tuple[int, ...]:
+    """Ids of " target" as a continuation, without special tokens and without a tokenizer's dummy first piece.
+
+    In a chat it continues the template's text behind the prompt, with a space in front only where the template has one.
+    """
     if not target.strip():
         raise ValueError(f"target {target!r} is empty; give the text that should follow the prompt")
-    text = target if target[0].isspace() else f" {target}"
+    before, text = "a", target if target[0].isspace() else f" {target}"
+    if chat is not None:
+        before, text = chat.after or before, chat.space + target.lstrip()
     plain = lambda part: tokenizer(part, add_special_tokens=False)["input_ids"]  # noqa: E731
-    anchor, joined = plain("a"), plain("a" + text)
+    anchor, joined = plain(before), plain(before + text)
     ids = joined[len(anchor) :] if joined[: len(anchor)] == anchor else plain(text)
     if not ids:
         raise ValueError(f"target {target!r} gives no tokens with {type(tokenizer).__name__}; choose another target")
@@ -121,38 +134,38 @@ def lookup(offsets: Sequence[tuple[int, int]], start: int, subject: str, rule: s
     return last_token(offsets, start + len(subject.rstrip()), start)
 
 
-def fact_prompts(
-    tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last"
-) -> list[tuple[tuple[int, ...], int]]:
-    """(ids, position that the rule names) of every fact's prompt behind each prefix, fact by fact."""
+def fact_prompts(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last",
+                 chat: Chat | None = None) -> list[tuple[tuple[int, ...], int]]:  # fmt: skip
+    """(ids, position that the rule names) of every fact's prompt behind each prefix, fact by fact.
+
+    The rule "last" names the token in front of the answer: in a chat that is the template's last.
+    """
     asked = [(fact, prefix) for fact in facts for prefix in prefixes]
-    found = []
-    for (fact, prefix), (ids, offsets) in zip(asked, encoded(tokenizer, [p + f.text for f, p in asked]), strict=True):
+    texts, found = [prefix + fact.text for fact, prefix in asked], []
+    for (fact, prefix), (ids, offsets) in zip(asked, encoded(tokenizer, texts, chat), strict=True):
         at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
         found.append((tuple(ids), at))
     return found
 
 
-def fact_rows(
-    tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last"
-) -> list[list[Row]]:
+def fact_rows(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = ("",), rule: str = "subject_last",
+              chat: Chat | None = None) -> list[list[Row]]:  # fmt: skip
     """Per fact, its rows behind each prefix."""
-    prompts = iter(fact_prompts(tokenizer, facts, prefixes, rule))
-    targets = {text: target_ids(tokenizer, text) for text in dict.fromkeys(fact.target_new for fact in facts)}
+    prompts = iter(fact_prompts(tokenizer, facts, prefixes, rule, chat))
+    targets = {text: target_ids(tokenizer, text, chat) for text in dict.fromkeys(fact.target_new for fact in facts)}
     return [[Row(ids, targets[fact.target_new], at) for ids, at in islice(prompts, len(prefixes))] for fact in facts]
 
 
-def fact_row(
-    tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None
-) -> Row:
+def fact_row(tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None,
+             chat: Chat | None = None) -> Row:  # fmt: skip
     """The row of a fact behind one prefix; ``target`` is ``target_new`` unless given."""
-    (ids, at), *_ = fact_prompts(tokenizer, [fact], [prefix], rule)
-    return Row(ids, target_ids(tokenizer, target or fact.target_new), at)
+    (ids, at), *_ = fact_prompts(tokenizer, [fact], [prefix], rule, chat)
+    return Row(ids, target_ids(tokenizer, target or fact.target_new, chat), at)
 
 
-def essence_rows(tokenizer: Any, subjects: Sequence[str]) -> list[Row]:
+def essence_rows(tokenizer: Any, subjects: Sequence[str], chat: Chat | None = None) -> list[Row]:
     """The rows "{subject} is a" on which the drift of unrelated predictions is measured (MEMIT's KL prompt)."""
-    found = zip(subjects, encoded(tokenizer, [f"{subject} is a" for subject in subjects]), strict=True)
+    found = zip(subjects, encoded(tokenizer, [f"{subject} is a" for subject in subjects], chat), strict=True)
     return [Row(tuple(ids), (), lookup(offsets, 0, subject)) for subject, (ids, offsets) in found]
 
 
@@ -174,17 +187,18 @@ def pad(rows: Sequence[Sequence[int]], anchor: Tensor, left: bool = False) -> di
     return {name: tensor.to(anchor.device) for name, tensor in batch.items()}
 
 
-def self_test(tokenizer: Any) -> list[str]:
+def self_test(tokenizer: Any, chat: Chat | None = None) -> list[str]:
     """What is odd about a tokenizer for editing: an empty list, or one sentence for each finding."""
     findings = []
     for subject in ("John Smith", "Zoë Núñez", "李小龍"):
         fact = Fact(subject, "The employer of {} is", "Greek")
-        row = fact_row(tokenizer, fact)
+        row = fact_row(tokenizer, fact, chat=chat)
         text = tokenizer.decode(row.prompt[: row.lookup + 1], skip_special_tokens=True)
         if not text.endswith(subject):
             findings.append(f"the lookup token of {subject!r} decodes to {text!r}")
         text = tokenizer.decode(row.prompt + row.target, skip_special_tokens=True)
-        if not text.endswith(f"{fact.text} Greek"):
+        whole = text.endswith("Greek") and fact.text in text if chat else text.endswith(f"{fact.text} Greek")
+        if not whole:
             findings.append(f"prompt and target of {subject!r} decode to {text!r}")
     return findings
 

@@ -23,7 +23,6 @@ from kedit_lab.edit.solvers import Preserved, ridge
 from kedit_lab.edit.targets import Targets, questions, values
 from kedit_lab.extract.keys import keys
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import fact_prompts
 from kedit_lab.study.estimate import block_size, head, matrix_rate, now
 from kedit_lab.types import Fact
 
@@ -78,7 +77,7 @@ def key_products(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Sequence
     """Operations that the keys of one layer cannot do without: of positions before the lookup token nothing is needed
     in that layer but its attention, of the lookup token all up to the projection that is edited."""
     arch = lab.arch
-    rows = fact_prompts(lab.tokenizer, facts, ("", *prefixes))
+    rows = lab.prompts(facts, ("", *prefixes))
     before = distinct([ids[:at] for ids, at in rows])
     lookups = distinct([ids[: at + 1] for ids, at in rows]) - before
     mlp, edited = sum(p.d_in * p.d_out for p in arch.ffn(layer)), arch.d_k * arch.d_model

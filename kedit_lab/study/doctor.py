@@ -5,7 +5,7 @@ import pandas as pd
 from kedit_lab.edit.published import SHAPES
 from kedit_lab.edit.recipes import find
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import encode, self_test, target_ids
+from kedit_lab.model.tokens import encode, self_test
 from kedit_lab.study.estimate import estimate, rates
 
 ASKED = ("memit", "pmet", "alphaedit", "eamet", "rome", "ft-m", "r-sft")
@@ -46,20 +46,26 @@ def tokens(lab: Lab) -> dict[str, str]:
     """How the tokenizer treats the start of a text and spaces, whether it has a chat template, and its self-test."""
     ids, offsets = encode(lab.tokenizer, "John Smith")
     added = [lab.tokenizer.decode([token]) for token, (start, stop) in zip(ids, offsets, strict=True) if start == stop]
-    begin, odd = lab.tokenizer.bos_token_id, self_test(lab.tokenizer)
-    pieces = lab.tokenizer.convert_ids_to_tokens(list(target_ids(lab.tokenizer, "Greek")))
+    begin, odd = lab.tokenizer.bos_token_id, self_test(lab.tokenizer, lab.chat)
+    pieces = lab.tokenizer.convert_ids_to_tokens(list(lab.target("Greek")))
     return {
         "special tokens added": ", ".join(added) or "none",
         "beginning-of-text token": "none" if begin is None else "added" if begin in ids else "exists, is not added",
-        "chat template": "yes: prompts are asked without it" if has_template(lab) else "no",
+        "chat template": template(lab),
         'the target " Greek"': " ".join(pieces),
         "tokenizer self-test": "; ".join(odd) or "passed",
     }
 
 
-def has_template(lab: Lab) -> bool:
-    """Whether the tokenizer brings a chat template."""
-    return bool(getattr(lab.tokenizer, "chat_template", None))
+def template(lab: Lab) -> str:
+    """Whether the tokenizer brings a chat template, and whether this lab uses it."""
+    written = getattr(lab.tokenizer, "chat_template", None)
+    if not written:
+        return "no"
+    if lab.chat is None:
+        return "yes: prompts are asked without it (chat=True asks in it)"
+    dated = "; it writes the day's date, so prompts change from day to day" if "strftime_now" in str(written) else ""
+    return f"yes: prompts are asked in it, as {lab.chat.pose('…')!r}{dated}"
 
 
 def recipes(lab: Lab) -> dict[str, str]:

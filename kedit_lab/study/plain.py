@@ -14,7 +14,6 @@ from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import grouped_mean, streams
 from kedit_lab.model.hooks import record, replace
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import fact_row
 from kedit_lab.types import Fact
 
 
@@ -24,7 +23,7 @@ def plain_keys(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Sequence[s
     for fact in facts:
         states = []
         for prefix in ("", *prefixes):
-            row = fact_row(lab.tokenizer, fact, prefix)
+            row = lab.row(fact, prefix)
             with record(lab, "key", [layer]) as seen, torch.no_grad():
                 seen.forward(**lab.batch([row.prompt]))
             states.append(seen["key", layer][0, row.lookup])

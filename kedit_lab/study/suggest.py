@@ -14,7 +14,6 @@ from kedit_lab.edit.recipes import find
 from kedit_lab.edit.targets import values
 from kedit_lab.extract.trace import interchange
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import encode
 from kedit_lab.types import Fact, ends_in
 
 PAIRS = 60
@@ -81,7 +80,7 @@ def said(lab: Lab, facts: Sequence[Fact]) -> list[str]:
     """The likeliest first token of each fact's answer today."""
     found: list[str] = []
     for part in chunks(facts, 64):
-        rows = [encode(lab.tokenizer, fact.text)[0] for fact in part]
+        rows = [lab.encode(fact.text)[0] for fact in part]
         normed = lab.hidden(**lab.batch(rows))[range(len(rows)), [len(row) - 1 for row in rows]]
         found += [lab.tokenizer.decode([token]) for token in lab.arch.logits(normed).argmax(-1).tolist()]
     return found

@@ -99,7 +99,7 @@ def sweep(lab: Lab, grid: Mapping[str, Sequence[Any]], path: str | Path | None =
     if not grid or empty:
         raise ValueError(f"the grid {dict(grid)} has no points; give every axis at least one value")
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    told = {"axes": list(grid), "base": lab.fingerprint(), "fixed": fixed,
+    told = {"axes": list(grid), "base": lab.fingerprint(), "chat": lab.chat is not None, "fixed": fixed,
             "measure": getattr(measure, "__qualname__", type(measure).__qualname__),
             "versions": {name: version(name) for name in ("kedit-lab", "torch", "transformers")}}  # fmt: skip
     rows = restore(Path(path), told) if path else {}
@@ -141,10 +141,9 @@ def restore(path: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if len(lines) < 2:
         path.write_text(json.dumps(told) + "\n")
         return {}
-    head = json.loads(lines[0])
-    changed = [
-        key for key in ("axes", "base", "measure", "fixed") if head.get(key) != json.loads(json.dumps(told[key]))
-    ]
+    head = {"chat": False} | json.loads(lines[0])
+    names = ("axes", "base", "chat", "measure", "fixed")
+    changed = [key for key in names if head.get(key) != json.loads(json.dumps(told[key]))]
     if changed:
         raise ValueError(f"{path} holds another sweep ({', '.join(changed)} differ); give another path, or delete it")
     rows = [json.loads(line) for line in lines[1:-1]]

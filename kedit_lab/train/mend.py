@@ -13,7 +13,7 @@ from kedit_lab.edit.mend import Editor, edited, edited_weights, gradients
 from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.health import next_tokens
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.tokens import Row, encode, fact_row, target_ids
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import Fact
 
 POOL = 600  # facts about as many subjects that the editor is trained on
@@ -55,7 +55,7 @@ def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps:
 def normalise(lab: Lab, editor: Editor, facts: Sequence[Fact]) -> None:
     """Means and deviations of inputs and gradients over some facts."""
     weights = [lab.arch.weight(name) for name in editor.names]
-    for index, found in enumerate(gradients(lab, [fact_row(lab.tokenizer, fact) for fact in facts], weights)):
+    for index, found in enumerate(gradients(lab, [lab.row(fact) for fact in facts], weights)):
         both = torch.cat([found.u, found.d], -1)[found.mask]
         editor.get_buffer(f"mean{index}").copy_(both.mean(0))
         editor.get_buffer(f"std{index}").copy_(both.std(0).clamp_min(1e-6))
@@ -64,17 +64,17 @@ def normalise(lab: Lab, editor: Editor, facts: Sequence[Fact]) -> None:
 def objective(lab: Lab, editor: Editor, facts: Sequence[Fact], rng: random.Random) -> Tensor:
     """0.1 · NLL of the targets behind paraphrases + KL of the next token behind neighbours' prompts."""
     weights = [lab.arch.weight(name) for name in editor.names]
-    found = gradients(lab, [fact_row(lab.tokenizer, fact) for fact in facts], weights)
+    found = gradients(lab, [lab.row(fact) for fact in facts], weights)
     said = [
-        Row(tuple(encode(lab.tokenizer, rng.choice([fact.text, *fact.paraphrases]))[0]),
-            target_ids(lab.tokenizer, fact.target_new), 0)
+        Row(tuple(lab.encode(rng.choice([fact.text, *fact.paraphrases]))[0]),
+            lab.target(fact.target_new), 0)
         for fact in facts
     ]  # fmt: skip
     near = [rng.choice(fact.neighborhood).prompt if fact.neighborhood else fact.subject for fact in facts]
     before = next_tokens(lab, near)
     with torch.enable_grad(), edited(editor, found, weights):
         edit = loss(lab, said, "target")
-        rows = [encode(lab.tokenizer, prompt)[0] for prompt in near]
+        rows = [lab.encode(prompt)[0] for prompt in near]
         normed = lab.model.base_model(**lab.batch(rows), use_cache=False).last_hidden_state
         after = lab.arch.logits(normed[range(len(rows)), [len(row) - 1 for row in rows]]).double().log_softmax(-1)
         drift = (before.exp() * (before - after)).sum(-1).mean()

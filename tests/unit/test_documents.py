@@ -5,6 +5,9 @@ import json
 import sys
 from types import SimpleNamespace
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from kedit_lab.extract.documents import documents
@@ -67,15 +70,58 @@ def test_bad_calls(tmp_path):
         documents("someone/texts")
 
 
+def table(path, texts, field="text", groups=2):
+    """A parquet file with so many rows in a row group."""
+    pyarrow.parquet.write_table(pyarrow.table({"n": range(len(texts)), field: texts}), path, row_group_size=groups)
+    return path
+
+
+def test_reads_parquet(tmp_path):
+    """Over the borders of row groups, again and again, in the file's order."""
+    texts = [f"document {i} Käse" for i in range(5000)]
+    found = documents(table(tmp_path / "corpus.parquet", texts, "body", 100), "body")
+    assert list(found) == texts
+    assert list(documents(tmp_path / "corpus.parquet", "body", limit=3)) == texts[:3]
+    other = documents(table(tmp_path / "other.parquet", texts[:-1], "body"), "body")
+    assert found.digest != other.digest
+
+
+def test_a_bad_parquet_file_is_named(tmp_path):
+    path = table(tmp_path / "corpus.parquet", ["fine", None, "last"])
+    with pytest.raises(ValueError, match="record 2 has no text in the field 'text'; it holds None"):
+        list(documents(path))
+    with pytest.raises(ValueError, match="has no column 'body'; its columns are n, text"):
+        list(documents(path, "body"))
+
+
+def test_streams_a_data_set(tmp_path, monkeypatch):
+    """What the package datasets streams (from a file that stands for the hub) comes as it is, as often as asked."""
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in TEXTS))
+    real, asked = datasets.load_dataset, []
+
+    def load(name, **options):
+        asked.append((name, options.pop("revision")))
+        return real("json", data_files={"test": str(tmp_path / "rows.jsonl")}, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    found = documents("someone/texts", "body", split="test", revision="abc")
+    assert list(found) == TEXTS == list(found)
+    assert asked == [("someone/texts", "abc")] * 2
+    assert list(documents("someone/texts", "body", 2, "test", "abc")) == TEXTS[:2]
+    assert found.digest != documents("someone/texts", "body", split="test", revision="abd").digest
+    with pytest.raises(ValueError, match=r"someone/texts, record 1 has no text in .* its fields are body"):
+        list(documents("someone/texts", split="test", revision="abc"))
+
+
 def test_what_to_install_is_said(tmp_path, monkeypatch):
     path = tmp_path / "corpus.parquet"
     path.write_bytes(b"PAR1")
     refuse = {"pyarrow": None, "pyarrow.parquet": None, "datasets": None}
     for name, module in refuse.items():
         monkeypatch.setitem(sys.modules, name, module)
-    with pytest.raises(ImportError, match="pip install pyarrow"):
+    with pytest.raises(ImportError, match="pip install 'pyarrow'"):
         next(iter(documents(path)))
-    with pytest.raises(ImportError, match="pip install datasets"):
+    with pytest.raises(ImportError, match="pip install 'datasets'"):
         documents("someone/texts", revision="abc")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kedit_lab.measure import metrics
 from kedit_lab.measure.metrics import KINDS, Report, entropy, evaluate, harmonic_mean, ngram_entropy, score, summarise
-from kedit_lab.model.lab import make_lab
+from kedit_lab.model.lab import Lab, make_lab
 from kedit_lab.types import Fact, Probe
 from tests.pico.tiny import KINDS as MODELS
 from tests.pico.tiny import build, byte_level
@@ -143,14 +143,14 @@ class Said:
     def __init__(self, lab, wrong):
         self.lab, self.wrong = lab, wrong
 
-    def ids(self, _tokenizer, answer):
+    def ids(self, answer):
         said = greedy(self.lab, "Paris is", 3)
         return (*said[:2], said[2] + 1) if self.wrong else tuple(said)
 
 
 @pytest.mark.parametrize(("wrong", "exact", "accuracy"), [(False, 1.0, 1.0), (True, 0.0, 2 / 3)])
 def test_exact_needs_every_token(pico, monkeypatch, wrong, exact, accuracy):
-    monkeypatch.setattr(metrics, "target_ids", Said(pico, wrong).ids)
+    monkeypatch.setattr(Lab, "target", lambda _lab, answer: Said(pico, wrong).ids(answer))
     (row,) = score(pico, [("Paris is", "whatever")]).itertuples()
     assert (row.exact, row.accuracy) == (exact, pytest.approx(accuracy))
 
@@ -223,9 +223,9 @@ def test_locality(report):
 
 def test_other_spellings(pico, monkeypatch):
     """Any spelling that the model says makes a row exact, if asked for; nothing else changes."""
-    ids = metrics.target_ids
+    target = Lab.target
     says = tuple(greedy(pico, "The city is", 2))
-    monkeypatch.setattr(metrics, "target_ids", lambda tok, answer: says if answer == "right" else ids(tok, answer))
+    monkeypatch.setattr(Lab, "target", lambda lab, answer: says if answer == "right" else target(lab, answer))
     plain = Fact("John Smith", "{} is in", "Paris", locality=(Probe("The city is", "London", "", ("Greek", "right")),))
     facts = [replace(plain, aliases=("Greek",)), plain]
     strict, lenient = (evaluate(pico, facts, kinds=["rewrite", "locality"], aliases=a) for a in (False, True))
@@ -266,7 +266,7 @@ def test_unedited_model_beside_itself(report, pico):
 
 def test_model_that_says_what_it_is_asked_is_specific(pico, monkeypatch):
     """Neighbours' answers that are what the model says: specificity 1."""
-    monkeypatch.setattr(metrics, "target_ids", lambda _tokenizer, answer: tuple(greedy(pico, "The city is", 2)))
+    monkeypatch.setattr(Lab, "target", lambda _lab, answer: tuple(greedy(pico, "The city is", 2)))
     fact = Fact("John Smith", "{} is in", "Paris", neighborhood=(Probe("The city is", "London"),))
     assert evaluate(pico, [fact], kinds=["neighborhood"]).summary()["specificity"] == 1.0
 
