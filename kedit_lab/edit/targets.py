@@ -56,14 +56,14 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     return asked
 
 
-def budget(lab: Lab) -> int:
+def budget(lab: Lab, start: int = 0) -> int:
     """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or an
     eighth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
-    Counted per token: some ten vectors of the residual stream and eight keys a block, and logits twice.
+    Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
     """
     logits = 2 * len(lab.model.get_input_embeddings().weight)
-    held = lab.arch.layers * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
+    held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
     return max(1, int(max(ROOM, size / 6, left / 8) / (held * lab.anchor.element_size())))
@@ -109,7 +109,8 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros_like(begun[-1])  # δ of every group so far
-    tokens = budget(lab) * (MORE if alignment is None else 1)  # an aligned value depends on the size of its block
+    # an aligned value depends on the size of its block, which therefore does not depend on the layer
+    tokens = budget(lab) if alignment is not None else MORE * budget(lab, layer + 1)
     for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:

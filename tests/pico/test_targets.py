@@ -224,7 +224,7 @@ def test_chunks_do_not_matter(pico, monkeypatch, budget):
     before = values(pico, DISTINCT + SAME, MERGE)
     asked = targets.questions(pico, DISTINCT + SAME, group(pico, DISTINCT + SAME, "subject", 1), MERGE, PREFIXES)
     assert len(list(targets.batches(asked, RECIPE, targets.budget(pico)))) == 1
-    monkeypatch.setattr(targets, "budget", lambda _lab: budget)
+    monkeypatch.setattr(targets, "budget", lambda *_: budget)
     parts = list(targets.batches(asked, RECIPE, budget))
     assert len(parts) > 1
     assert sorted(g for part in parts for g in part) == list(range(len(asked)))
