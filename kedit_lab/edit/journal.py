@@ -63,9 +63,10 @@ class Journal:
 
 
 def described(lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) -> dict[str, Any]:
-    """What a folder is bound to: the weights, the recipe, the facts."""
+    """What a folder is bound to: the weights, the recipe, the facts, and the form in which they are posed."""
     facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
-    return {"base": lab.fingerprint(), "recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
+    told = {"base": lab.fingerprint(), "recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
+    return told if lab.chat is None else told | {"chat": True}
 
 
 def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None = None, memory: Memory | None = None,

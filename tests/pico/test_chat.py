@@ -229,6 +229,13 @@ def test_a_saved_chat_edit_needs_the_template(tmp_path):
         kl.Edit.load(path, kl.wrap(chat.model, byte_level()))
 
 
+def test_a_folder_of_the_other_form_is_refused(tmp_path):
+    chat = lab_of(STYLES["chatml"].template, chat=True)
+    kl.edit(chat, [FACT], RECIPE, folder=tmp_path)
+    with pytest.raises(ValueError, match="chat"):
+        kl.edit(chat.with_chat(False), [FACT], RECIPE, folder=tmp_path)
+
+
 def test_a_bare_template_is_a_plain_prompt():
     tokenizer = dressed(byte_level(), "{{ messages[0]['content'] }}")
     assert Chat.of(tokenizer) == Chat("", "", " ")
