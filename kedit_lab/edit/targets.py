@@ -27,7 +27,6 @@ from kedit_lab.model.tokens import Row, by_length
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
-MORE = 2  # budgets of a batch whose facts do not depend on each other: a token holds about half of what is counted
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
@@ -56,8 +55,8 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     return asked
 
 
-def budget(lab: Lab, start: int = 0) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ROOM bytes; or an
+def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
+    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ``room``; or an
     eighth of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
     Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
@@ -66,7 +65,7 @@ def budget(lab: Lab, start: int = 0) -> int:
     held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
-    return max(1, int(max(ROOM, size / 6, left / 8) / (held * lab.anchor.element_size())))
+    return max(1, int(max(ROOM if room is None else room, size / 6, left / 8) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
@@ -110,7 +109,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros_like(begun[-1])  # δ of every group so far
     # an aligned value depends on the size of its block, which therefore does not depend on the layer
-    tokens = budget(lab) if alignment is not None else MORE * budget(lab, layer + 1)
+    tokens = budget(lab) if alignment is not None else budget(lab, layer + 1, 2 * ROOM)
     for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:

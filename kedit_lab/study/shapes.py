@@ -32,4 +32,7 @@ def random_lab(shape: str, dtype: torch.dtype = torch.float32, device: str = "cp
     torch.manual_seed(seed)
     config = AutoConfig.for_model(**CONFIGS[shape])
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
-    return make_lab(model, load().tokenizer, shape)
+    tokenizer = load().tokenizer
+    with torch.no_grad():  # ids without a text are never the likeliest: sampled prefixes are as long as they should be
+        model.get_output_embeddings().weight[len(tokenizer) :] = 0
+    return make_lab(model, tokenizer, shape)

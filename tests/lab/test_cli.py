@@ -12,7 +12,7 @@ from kedit_lab.facts.world import World
 from kedit_lab.study.bench import bench, bench_memory, bench_methods, peak_memory
 from kedit_lab.study.cost import stages
 from kedit_lab.study.scale import extrapolated, many, scale
-from kedit_lab.study.shapes import CONFIGS
+from kedit_lab.study.shapes import CONFIGS, random_lab
 
 
 def test_bench_compares_two_forms_of_one_computation(lab):
@@ -51,6 +51,12 @@ def test_bench_of_a_shape(capsys, monkeypatch):
     printed = capsys.readouterr().out
     for heading in ("plain, ms per fact", "share of the rate", "facts a second", "extrapolated", "memit-merge"):
         assert heading in printed
+
+
+def test_prefixes_of_random_weights_have_their_length(monkeypatch):
+    monkeypatch.setitem(CONFIGS, "small", {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2})
+    random = random_lab("small")
+    assert min(len(random.tokenizer(text)["input_ids"]) for text in random.prefixes(5, 10)) >= 8
 
 
 def test_scale_says_what_was_measured(lab):
