@@ -66,7 +66,7 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
         found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(plan))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); give another folder") from error
-    differ = [name for name in wanted if found.get(name) != wanted[name]]
+    differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if differ:
         raise ValueError(f"{folder} holds another run (other {', '.join(differ)}); give another folder")
 

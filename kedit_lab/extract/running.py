@@ -119,7 +119,7 @@ def accumulate(state: Running, texts: Iterable[str], sums: Sums, path: Path, tol
             if not moment.isfinite().all():
                 raise ValueError(
                     f"keys of documents {state.documents + 1} to {state.documents + documents} are NaN or infinite: "
-                    "their dtype is too narrow; load the model in bfloat16 or float32"
+                    "their dtype is too narrow, or a weight is damaged; load the model in bfloat16 or float32, or anew"
                 )
             state.add(moment, tokens, documents)
             bar.update(documents)

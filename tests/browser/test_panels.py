@@ -73,6 +73,7 @@ class Notebook:
     def click(self, name, label):
         """The button called so, pressed with the keyboard."""
         button = self.panel(name).get_by_role("button", name=label)
+        expect(button).to_be_enabled(timeout=PATIENCE)
         button.focus()
         button.press("Enter")
 

@@ -88,7 +88,7 @@ def test_reads_parquet(tmp_path):
 
 def test_a_bad_parquet_file_is_named(tmp_path):
     path = table(tmp_path / "corpus.parquet", ["fine", None, "last"])
-    with pytest.raises(ValueError, match="record 2 has no text in the field 'text'; it holds None"):
+    with pytest.raises(ValueError, match="row 2 has no text in the field 'text'; it holds None"):
         list(documents(path))
     with pytest.raises(ValueError, match="has no column 'body'; its columns are n, text"):
         list(documents(path, "body"))

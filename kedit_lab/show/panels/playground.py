@@ -84,12 +84,12 @@ class Playground(Panel):
         )
 
     def show(self, result: PlaygroundResult) -> None:
-        super().show(result)
         self.able()
+        super().show(result)
 
     def fail(self, job: Any, text: str) -> None:
-        super().fail(job, text)
         self.able()
+        super().fail(job, text)
 
     def able(self) -> None:
         """Only what can be done can be pressed."""
