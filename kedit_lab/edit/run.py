@@ -167,8 +167,9 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
             with timed(clock, "solve"):
                 delta = SOLVERS[recipe.solver](k, (z - now) * share, preserved.pop(layer), **extra)
             deltas[projection.name] = delta
-            shared = clusters(k)
-            if layer != recipe.layers[-1]:
+            if layer == recipe.layers[-1]:
+                shared = clusters(k)
+            else:
                 originals[projection.name] = projection.module.weight.detach().clone()
                 add(projection, delta)
     finally:

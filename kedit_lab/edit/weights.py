@@ -56,5 +56,6 @@ def put_back(arch: Arch, originals: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def copy_back(arch: Arch, originals: dict[str, Tensor]) -> None:
+    """Copy weights once, whatever stands there."""
     for name, original in originals.items():
         arch.weight(name).module.weight.copy_(original)

@@ -108,7 +108,7 @@ def forgetting(lab: Lab, method: str = "memit", setting: str = "shared", seed: i
     return told
 
 
-def sent(router: Router | None, prompts: Sequence[str]) -> Bool[np.ndarray, "prompts"]:
+def sent(router: Router | None, prompts: Sequence[str]) -> Bool[np.ndarray, " prompts"]:
     """Which prompts the edited model answers: all without a router."""
     return np.ones(len(prompts), bool) if router is None else router.decide(prompts)
 
@@ -118,12 +118,12 @@ def ask(lab: Lab, batches: Sequence[Sequence[Fact]]) -> list[Report]:
     return [evaluate(lab, batch, kinds=KINDS) for batch in batches]
 
 
-def right(lab: Lab, asked: Sequence[tuple[str, str]]) -> Float[np.ndarray, "questions"]:
+def right(lab: Lab, asked: Sequence[tuple[str, str]]) -> Float[np.ndarray, " questions"]:
     """Which questions are answered exactly."""
     return score(lab, asked)["exact"].to_numpy()
 
 
-def drifts(lab: Lab, reference: Reference) -> Float[np.ndarray, "prompts"]:
+def drifts(lab: Lab, reference: Reference) -> Float[np.ndarray, " prompts"]:
     """KL (nats; unedited, now) behind each prompt of a reference."""
     return (reference.said.exp() * (reference.said - next_tokens(lab, reference.prompts))).sum(-1).cpu().numpy()
 

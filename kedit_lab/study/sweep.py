@@ -141,14 +141,24 @@ def restore(path: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if len(lines) < 2:
         path.write_text(json.dumps(told) + "\n")
         return {}
-    head = {"chat": False} | json.loads(lines[0])
+    head, *rows = [record(path, number, line) for number, line in enumerate(lines[:-1], 1)]
+    head = {"chat": False} | head
     names = ("axes", "base", "chat", "measure", "fixed")
     changed = [key for key in names if head.get(key) != json.loads(json.dumps(told[key]))]
     if changed:
         raise ValueError(f"{path} holds another sweep ({', '.join(changed)} differ); give another path, or delete it")
-    rows = [json.loads(line) for line in lines[1:-1]]
     path.write_text("\n".join(lines[:-1]) + "\n")
     return {name_of({axis: row[axis] for axis in head["axes"]}): row for row in rows}
+
+
+def record(path: Path, number: int, line: str) -> dict[str, Any]:
+    """What a line of a sweep's file holds. Raises ValueError where it is no JSON."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(
+            f"line {number} of {path} is damaged ({error}); remove the line, or give another path"
+        ) from error
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -73,6 +73,16 @@ def test_another_sweeps_file_is_refused(pico, tmp_path):
     assert path.read_text() == before
 
 
+def test_a_damaged_line_is_named(pico, tmp_path):
+    path = tmp_path / "sweep.jsonl"
+    kl.sweep(pico, GRID, path, measure=Meter())
+    lines = path.read_text().split("\n")
+    for number in (1, 2):
+        path.write_text("\n".join([*lines[: number - 1], lines[number - 1][:-2], *lines[number:]]))
+        with pytest.raises(ValueError, match=f"line {number} of .* is damaged"):
+            kl.sweep(pico, GRID, path, measure=Meter())
+
+
 def test_a_grid_without_points_is_refused(pico):
     with pytest.raises(ValueError, match="has no points; give every axis at least one value"):
         kl.sweep(pico, {"method": ["memit"], "size": []})
