@@ -38,9 +38,9 @@ from kedit_lab.study.doctor import doctor
 from kedit_lab.study.estimate import estimate
 from kedit_lab.study.load import load_study
 from kedit_lab.study.papers import paper
-from kedit_lab.study.register import results
 from kedit_lab.study.related import density_study, pair_study, subject_study
 from kedit_lab.study.sequence import Merge, sequence
+from kedit_lab.study.stored import rerun, results
 from kedit_lab.study.suggest import Suggestion, suggest
 from kedit_lab.study.sweep import point, sweep
 from kedit_lab.types import Delta, Dense, Fact, Memory, Probe
@@ -105,6 +105,7 @@ __all__ = [
     "rect",
     "remember",
     "replace",
+    "rerun",
     "results",
     "scorecard",
     "second_moment",

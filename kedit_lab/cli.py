@@ -16,9 +16,10 @@ from kedit_lab.study.bench import bench, bench_memory, bench_methods
 from kedit_lab.study.cost import stages
 from kedit_lab.study.doctor import doctor
 from kedit_lab.study.estimate import estimate, rates
-from kedit_lab.study.register import EXPERIMENTS, reproduce
+from kedit_lab.study.register import EXPERIMENTS
 from kedit_lab.study.scale import METHODS, TEXTS, scale
 from kedit_lab.study.shapes import CONFIGS, random_lab
+from kedit_lab.study.stored import reproduce
 from kedit_lab.study.tour import tour, write_table
 from kedit_lab.train.card import write_card
 from kedit_lab.train.loop import Plan, train
@@ -94,7 +95,8 @@ def run_bench(args: argparse.Namespace) -> None:
 def run_reproduce(args: argparse.Namespace) -> None:
     """Run registered grids into data/results/ (a cut run goes on); without names, list them."""
     for name in args.names:
-        show(reproduce(load(), name, args.jobs))
+        rows = reproduce(load(), name, args.jobs)
+        show(rows[[column for column in rows if not isinstance(rows[column].iloc[0], list | dict)]])
     for name, asked in {} if args.names else EXPERIMENTS.items():
         print(f"{name:8}{asked.question}")
 

@@ -34,12 +34,14 @@ def tradeoff(frame: pd.DataFrame, x: str, y: str, line: str, marked: Mapping[str
         axes.plot(front[x], front[y], "--", color="black", lw=1, zorder=3, label="Pareto front")
         axes.scatter(front[x], front[y], s=150, facecolor="none", edgecolor="black", linewidth=1.2, zorder=3)
         for name, at in (marked or {}).items():
-            where = {"xytext": (-30, -62), "textcoords": "offset points", "ha": "center"}
+            left = frame.loc[at, x] < (frame[x].min() + frame[x].max()) / 2  # labels stay off the axis and the lines
+            where = {"xytext": (6, -62) if left else (-30, -62), "textcoords": "offset points"}
+            where["ha"] = "left" if left else "center"
             arrow = {"arrowstyle": "-", "color": PAPER, "shrinkB": 8}
             axes.annotate(name, (frame.loc[at, x], frame.loc[at, y]), arrowprops=arrow, **where)
         if best is not None:
             axes.axvline(best, color=PAPER, lw=1.2)
-            axes.annotate("unedited", (best, 0), color=PAPER, xytext=(6, 0), textcoords="offset points", rotation=90)
+            axes.annotate("unedited", (best, 0.4), color=PAPER, xytext=(6, 0), textcoords="offset points", rotation=90)
         axes.margins(x=0.2)
         axes.set(xlabel=x, ylabel=y, ylim=(-0.05, 1.08), yticks=np.linspace(0, 1, 6))
         axes.legend(loc="upper left", bbox_to_anchor=(1.04, 1), title=line, alignment="left")

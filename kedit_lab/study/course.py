@@ -72,8 +72,8 @@ def claim(name: str, parts: Mapping[str, Any], measured: Mapping[str, Any], why:
 
 def spread(values: Any) -> str:
     """ "0.31" for one number, "0.31 (0.20 to 0.40, 5 seeds)" for one per seed."""
-    seen = np.atleast_1d(np.asarray(values, dtype=float))
-    text = f"{seen.mean():.3g}"
+    seen = np.atleast_1d(np.asarray(values, dtype=float)).round(9) + 0.0  # differences that cancel are 0, not -1e-17
+    text = f"{seen.mean().round(9) + 0.0:.3g}"
     return text if len(seen) == 1 else f"{text} ({seen.min():.3g} to {seen.max():.3g}, {len(seen)} seeds)"
 
 

@@ -1,18 +1,12 @@
-"""The large grids behind the committed figures: ``kedit-lab reproduce ID`` runs one, ``kl.results(ID)`` reads it.
+"""The large grids behind the committed figures, by id: those of the papers' experiments, and ``LAB-`` for our own.
 
-A file in data/results/ is what ``kl.sweep`` writes: a first line that says what ran on which model with which versions,
-then one line per point. Names are the ids of the papers' experiments where a grid answers one; ``LAB-`` are our own.
+What is stored of them, and what reads it, is in ``stored``.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
-from kedit_lab.model.lab import Lab
-from kedit_lab.paths import data_dir
 from kedit_lab.study.aligned import BATCHES, aligned, prepared
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
 from kedit_lab.study.distance import KINDS, apart
@@ -21,7 +15,7 @@ from kedit_lab.study.forgetting import SETTINGS, forgetting
 from kedit_lab.study.related import first_of
 from kedit_lab.study.remerge import remerged
 from kedit_lab.study.routing import EMBEDDERS, routing
-from kedit_lab.study.sweep import MODES, point, sweep
+from kedit_lab.study.sweep import MODES, point
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ EXPERIMENTS = {
     ),
     "EA-1": Experiment(
         "EAMET, Tables 1 and 2: what do misalignment and long prefixes cost MEMIT as a batch grows?",
-        {"batch": BATCHES, "size": (50, 200, 500), "seed": (0,)},
+        {"batch": BATCHES, "size": (50, 200, 500), "seed": (0, 1)},
         measure=aligned,
     ),
     "EA-7": Experiment(
@@ -84,7 +78,7 @@ EXPERIMENTS = {
     ),
     "EA-9": Experiment(
         "EAMET, Fig. 6: what do 300 facts keep, the more of them share a subject?",
-        {"per_subject": (1, 2, 3, 4, 5), "method": LOCATE, "size": (300,), "seed": (0,)},
+        {"per_subject": (1, 2, 3, 4, 5), "method": LOCATE, "size": (300,), "seed": (0, 1)},
         BEHIND,
     ),
     "EA-10": Experiment(
@@ -116,7 +110,7 @@ EXPERIMENTS = {
     ),
     "EA-19": Experiment(
         "EAMET, Tables 3 and 13: what is kept as N / d_k grows beyond one, three facts a subject?",
-        {"size": (100, 1000), "method": LOCATE, "per_subject": (3,), "seed": (0,)},
+        {"size": (100, 1000), "method": LOCATE, "per_subject": (3,), "seed": (0, 1)},
         BEHIND,
     ),
     "EA-17": Experiment(
@@ -126,7 +120,7 @@ EXPERIMENTS = {
     ),
     "RS-1": Experiment(
         "MM4KE, Table 1: what do locate-then-edit methods and R-SFT keep of two hundred facts, one after another?",
-        {"method": ("memit", "rome", "r-sft"), "size": (200,), "mode": ("sequential",), "seed": (0,)},
+        {"method": ("memit", "rome", "r-sft"), "size": (200,), "mode": ("sequential",), "seed": (0, 1)},
     ),
     "RS-2": Experiment(
         "MM4KE, Table 1: what do fine-tuning and locate-then-edit methods keep and cost, and what does merging return?",
@@ -166,13 +160,13 @@ EXPERIMENTS = {
     ),
     "SQ-1": Experiment(
         "SeqMMR, Tables 1, 5, 7 and 8: what do ten batches keep, merged, routed, both or neither?",
-        {"seed": (0,), "method": ("memit", "rect", "prune")},
+        {"seed": (0, 1, 2), "method": ("memit", "rect", "prune")},
         CROWDED | {"bases": ("plain",)},
         forgetting,
     ),
     "SQ-7": Experiment(
         "SeqMMR, Tables 1 and 8: the same for AlphaEdit, with a threshold and γ that suit layer 3's short keys",
-        {"seed": (0,), "method": ("alphaedit",)},
+        {"seed": (0, 1, 2), "method": ("alphaedit",)},
         CROWDED | {"bases": ("plain",), "threshold": 0.1, "gamma": 10.0},
         forgetting,
     ),
@@ -189,12 +183,12 @@ EXPERIMENTS = {
     ),
     "LAB-1": Experiment(
         "How much do the preserved keys' weight λ and the subject's density decide?",
-        {"lam": (2.0, 20.0, 200.0), "per_subject": (1, 3), "method": ("memit", "memit-merge", "eamet"), "seed": (0,)},
+        {"lam": (2.0, 20.0, 200.0), "per_subject": (1, 3), "method": ("memit", "memit-merge", "eamet"), "seed": (0, 1)},
         {"size": 150},
     ),
     "LAB-2": Experiment(
         "How much does the early stop decide, beside the alignment?",
-        {"stop": (0.0, 0.01, 0.05, 0.2), "per_subject": (3,), "method": ("memit", "eamet"), "seed": (0,)},
+        {"stop": (0.0, 0.01, 0.05, 0.2), "per_subject": (3,), "method": ("memit", "eamet"), "seed": (0, 1)},
         {"size": 150},
     ),
     "LAB-3": Experiment(
@@ -207,6 +201,12 @@ EXPERIMENTS = {
         {"align_kl": (0.0, 0.5, 2.0, 8.0), "align_mse": (0.0, 2.0, 8.0, 32.0), "top": (5, 50), "seed": (0, 1)},
         {"method": "eamet", "size": 36, "per_subject": 3},
     ),
+    "LAB-5": Experiment(
+        "SeqMMR, Table 1, at the layer that suits the lab model: what do ten batches keep where keys have room?",
+        {"seed": tuple(range(5)), "method": ("memit", "alphaedit")},
+        {"setting": "distinct", "layers": (2,), "bases": ("plain",)},
+        forgetting,
+    ),
 }
 
 
@@ -215,19 +215,3 @@ def experiment(name: str) -> Experiment:
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; registered are {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[name]
-
-
-def reproduce(lab: Lab, name: str, jobs: int = 1, progress: bool = True) -> pd.DataFrame:
-    """Run a registered grid, or what is left of it, into data/results/."""
-    asked = experiment(name)
-    path = data_dir() / "results" / f"{name}.jsonl"
-    return sweep(lab, asked.grid, path, jobs, measure=asked.measure, progress=progress, **asked.fixed)
-
-
-def results(name: str) -> pd.DataFrame:
-    """The committed rows of a registered grid. Raises ValueError where it is unknown or was not run."""
-    experiment(name)
-    path = data_dir() / "results" / f"{name}.jsonl"
-    if not path.exists():
-        raise ValueError(f"{name} has no results yet; run: kedit-lab reproduce {name}")
-    return pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()[1:]])

@@ -6,8 +6,10 @@ import pytest
 
 import kedit_lab as kl
 from kedit_lab.paths import data_dir
+from kedit_lab.study import stored
 from kedit_lab.study.compare import CASES, METHODS, case_facts, compared
-from kedit_lab.study.register import EXPERIMENTS, reproduce
+from kedit_lab.study.register import EXPERIMENTS
+from kedit_lab.study.stored import reproduce
 from kedit_lab.study.sweep import name_of
 
 
@@ -27,16 +29,61 @@ def test_a_grid_is_complete_and_of_the_shipped_model(lab, name):
 
 
 def test_reproduce_has_nothing_left_to_do(lab):
-    before = (data_dir() / "results" / "S2-5.jsonl").read_bytes()
+    files = [data_dir() / "results" / name for name in ("S2-5.jsonl", "manifest.json")]
+    before = [path.read_bytes() for path in files]
     reproduce(lab, "S2-5", progress=False)
-    assert (data_dir() / "results" / "S2-5.jsonl").read_bytes() == before
+    assert [path.read_bytes() for path in files] == before
 
 
-def test_points_run_again_agree(lab):
-    stored = kl.results("MM-1").query("method == 'memit-merge' and size == 10 and seed == 1").set_index("subjects")
-    for subjects in ("same", "distinct"):
-        again = kl.point(lab, "memit-merge", size=10, subjects=subjects, seed=1)
-        assert again["efficacy"] == pytest.approx(stored.loc[subjects, "efficacy"], abs=0.11)
+def test_the_manifest_tells_what_is_stored():
+    told = json.loads((data_dir() / "results" / "manifest.json").read_text())
+    assert told == stored.manifest()
+    assert set(told) == set(EXPERIMENTS)
+    assert told["S2-5"]["points"] == 80
+    assert len(told["S2-5"]["sha256"]) == 64
+
+
+# the grids of which no notebook runs a point again
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("EA-9", {"method": "memit-merge", "per_subject": 3}),
+        ("EA-18", {}),
+        ("RS-1", {"method": "r-sft"}),
+        ("SQ-7", {}),
+    ],
+)
+def test_a_point_run_again_agrees(lab, name, at):
+    again = kl.rerun(lab, name, **at)
+    assert again["agrees"].all(), again.query("not agrees").to_string()
+
+
+def test_rerun_takes_the_first_values_and_leaves_times_out(lab):
+    again = kl.rerun(lab, "S2-5")
+    assert list(again) == ["stored", "live", "agrees"]
+    assert "efficacy" in again.index
+    first = kl.results("S2-5").query("mode == 'batch' and homogeneous and method == 'memit' and seed == 0").iloc[0]
+    assert again.loc["efficacy", "stored"] == first["efficacy"]
+    assert "seconds" not in kl.rerun(lab, "S2-3", method="rome").index
+
+
+def test_rerun_tells_a_number_that_differs(lab, monkeypatch):
+    rows = [row | {"efficacy": row["efficacy"] - 0.5} for row in stored.rows_of("S2-5")]
+    monkeypatch.setattr(stored, "rows_of", lambda name: rows)
+    assert kl.rerun(lab, "S2-5").query("not agrees").index.to_list() == ["efficacy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "says"),
+    [
+        ("S2-5", {"size": 5}, "S2-5 has no axis size; its axes are mode, homogeneous, method, seed"),
+        ("S2-5", {"seed": 99}, "S2-5 has no point"),
+        ("S2-99", {}, "unknown experiment 'S2-99'"),
+    ],
+)
+def test_rerun_says_what_a_grid_has_not(lab, name, at, says):
+    with pytest.raises(ValueError, match=says):
+        kl.rerun(lab, name, **at)
 
 
 def test_compared_measures_what_the_grid_holds(lab):

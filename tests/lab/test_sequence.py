@@ -3,6 +3,7 @@
 import pytest
 
 import kedit_lab as kl
+from kedit_lab.study.forgetting import unfolded
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,20 @@ def test_memit_hardly_forgets_here(runs):
         assert runs[name].matrix().loc[10].mean() >= 0.90
     memit, alphaedit = (float(runs[name].matrix().loc[10].mean()) for name in ("memit", "alphaedit"))
     assert abs(memit - alphaedit) <= 0.011
+
+
+def test_the_papers_order_shows_in_the_mean_of_five_draws():
+    """Ten batches of twenty distinct facts at the lab's own layer: alphaedit, memit, and SeqMMR over memit (LAB-5).
+
+    There is room for all of them, so that the differences are of a fact in some hundred; their signs are the papers'.
+    """
+    rows = unfolded(kl.results("LAB-5"))
+    alone, seqmmr = rows.query("base == 'none' and not router"), rows.query("base == 'plain' and router")
+    kept = alone.groupby("method")["efficacy"].mean()
+    assert kept["alphaedit"] >= 0.90
+    assert kept["memit"] < kept["alphaedit"]
+    before, after = (arm.query("method == 'memit' and batch == 1")["score"].mean() for arm in (alone, seqmmr))
+    assert after > before
 
 
 def test_forgetting_shows_where_batches_share_their_subjects(lab):

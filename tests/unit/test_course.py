@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kedit_lab.study import course
-from kedit_lab.study.course import check, claim, experiments, seal
+from kedit_lab.study.course import check, claim, experiments, seal, spread
 
 
 def test_every_experiment_has_a_claim():
@@ -30,6 +30,13 @@ def test_the_verdict_follows_from_the_parts(parts, verdict):
     assert text.endswith("measured: efficacy 0.2 (0.1 to 0.3, 2 seeds)")
     for part, held in parts.items():
         assert f"{held!s:5} {part}" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "told"), [(0.31, "0.31"), ([0.1, -0.1 - 1e-17], "0 (-0.1 to 0.1, 2 seeds)"), (0.1 + 0.2 - 0.3, "0")]
+)
+def test_differences_that_cancel_are_zero(values, told):
+    assert spread(values) == told
 
 
 @pytest.mark.parametrize(

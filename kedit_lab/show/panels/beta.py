@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 
 from kedit_lab.model.lab import Lab
 from kedit_lab.show import live
-from kedit_lab.show.panels.base import Panel, choice, counted, plain, seed_box, slider
+from kedit_lab.show.panels.base import Panel, counted, plain, seed_box, slider
 from kedit_lab.show.states.beta import DENSITIES, FORMS, SIZES, BetaResult, BetaState
 from kedit_lab.types import Fact
 
 
 class BetaPanel(Panel):
-    """Choose a fact of a batch and see its row of β: the share of every fact's residual that its key receives.
+    """Click a fact of a batch and see its row of β: the share of every fact's residual that its key receives.
 
     ``form`` is the ridge solve with λ and C as memit uses them, or the pseudo-inverse.
     """
@@ -21,7 +21,10 @@ class BetaPanel(Panel):
                  seed: int = 0) -> None:  # fmt: skip
         state = BetaState(lab, fact, size, per_subject, form, seed)
         state.check()
-        self.fact = choice(fact, options(state.facts()), "fact", "Whose row is shown (arrow keys)", "520px")
+        self.fact = widgets.Select(
+            options=options(state.facts()), value=fact, rows=6, description="fact",
+            tooltip="Click the fact whose row is to be shown (or arrow keys)", layout=widgets.Layout(width="520px"),
+        )  # fmt: skip
         self.form = widgets.ToggleButtons(
             options=list(FORMS), value=form, description="solve", style={"button_width": "150px"},
             tooltip="The ridge solve with λ and C, or the pseudo-inverse",
