@@ -51,6 +51,7 @@ def test_the_manifest_tells_what_is_stored():
         ("EA-18", {}),
         ("RS-1", {"method": "r-sft"}),
         ("SQ-7", {}),
+        ("LAB-5", {}),
     ],
 )
 def test_a_point_run_again_agrees(lab, name, at):
