@@ -262,4 +262,6 @@ def timed(clock: dict[str, float], stage: str) -> Iterator[None]:
     try:
         yield
     finally:
+        if torch.cuda.is_initialized():  # a GPU's work is only queued so far
+            torch.cuda.synchronize()
         clock[stage] = clock.get(stage, 0.0) + time.perf_counter() - began
