@@ -55,7 +55,7 @@ def results(name: str) -> pd.DataFrame:
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
-    """The committed rows as they were written."""
+    """The committed rows as they were written. Raises ValueError as ``results`` does."""
     experiment(name)
     path = results_dir() / f"{name}.jsonl"
     if not path.exists():

@@ -39,7 +39,7 @@ def test_memit_hardly_forgets_here(runs):
 def test_the_papers_order_shows_in_the_mean_of_five_draws():
     """Ten batches of twenty distinct facts at the lab's own layer: alphaedit, memit, and SeqMMR over memit (LAB-5).
 
-    There is room for all of them, so that the differences are of a fact in some hundred; their signs are the papers'.
+    There is room for all of them: the signs of these means are the papers', but single draws differ in both directions.
     """
     rows = unfolded(kl.results("LAB-5"))
     alone, seqmmr = rows.query("base == 'none' and not router"), rows.query("base == 'plain' and router")
