@@ -7,7 +7,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.run import edit
+from kedit_lab.edit.run import attempt
 from kedit_lab.facts.sets import distinct_subject, same_subject
 from kedit_lab.measure.metrics import Report, evaluate
 from kedit_lab.model.lab import Lab
@@ -33,8 +33,11 @@ def trial(
     kinds: Sequence[str] = ("rewrite", "paraphrase", "neighborhood"),
     **overrides: Any,
 ) -> tuple[Edit, Report]:
-    """Edit, evaluate while the edit is applied, undo: (edit, report)."""
-    made = edit(lab, facts, method, **overrides)
+    """Edit, evaluate while the edit is applied, undo: (edit, report).
+
+    The edit changes nothing where the model says all of the facts already, as it may of one that was drawn at random.
+    """
+    made = attempt(lab, facts, method, **overrides)
     with made.applied():
         return made, evaluate(lab, facts, baseline, kinds)
 

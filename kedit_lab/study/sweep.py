@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.recipe import Recipe
-from kedit_lab.edit.run import edit
+from kedit_lab.edit.run import attempt
 from kedit_lab.extract.keys import keys
 from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.geometry import misalignment
@@ -60,14 +60,14 @@ def written(lab: Lab, facts: Sequence[Fact], method: str, mode: str, **overrides
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
     if mode == "batch":
-        return edit(lab, facts, method, **overrides)
+        return attempt(lab, facts, method, **overrides)
     brief = lab_reference(lab, 1)  # nobody reads the health here
     return sequence(lab, [[fact] for fact in facts], method, every=len(facts), reference=brief, **overrides)
 
 
 def misaligned(lab: Lab, facts: Sequence[Fact], made: Edit) -> float:
     """ΣA(i) of a batch: how differently its residuals and its keys see each other (EAMET, Section 3)."""
-    if len(facts) < 2 or not isinstance(made.recipe, Recipe) or made.recipe.post != "none":
+    if len(facts) < 2 or not made.deltas or not isinstance(made.recipe, Recipe) or made.recipe.post != "none":
         return NAN
     layer = made.recipe.layers[-1]
     k = keys(lab, facts, layer, lab.prefixes(made.recipe.prefixes, made.recipe.prefix_length), made.recipe.token)

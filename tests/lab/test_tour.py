@@ -1,8 +1,13 @@
 """The tour's table is the collision study's, and is written whole or not at all."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
+import kedit_lab as kl
+from kedit_lab.study.collision import trial
+from kedit_lab.study.sweep import misaligned, written
 from kedit_lab.study.tour import overview, tour, write_table
 
 
@@ -25,6 +30,20 @@ def test_the_tour_leaves_the_model_as_it_was(lab, table):
     same = again.drop(columns="seconds")
     first = table[(table["size"] == 1) & (table["seed"] == 0)].drop(columns="seconds")[same.columns]
     pd.testing.assert_frame_equal(first.reset_index(drop=True), same)
+
+
+def test_a_draw_that_the_model_says_already_is_measured_like_any_other(lab):
+    (fact,) = kl.facts.by_density(1)
+    so = [replace(fact, target_new=fact.target_true, target_true=None)]
+    with pytest.raises(ValueError, match="says these targets already"):
+        kl.edit(lab, so)
+    made, report = trial(lab, so, "memit", kinds=["rewrite"])
+    assert not made.deltas
+    assert report.summary()["efficacy"] == 1
+    for method in ("memit", "r-sft"):
+        batch = written(lab, so, method, "batch")
+        assert not batch.deltas
+    assert pd.isna(misaligned(lab, so * 2, batch))
 
 
 def test_the_overview_shows_the_collision(table):
