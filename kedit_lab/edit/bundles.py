@@ -1,7 +1,7 @@
 """Token rows of a batch in bundles of similar length: what they are asked, and the losses read from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +14,12 @@ from kedit_lab.model.tokens import Row
 
 @dataclass(frozen=True)
 class Asked:
-    """One token row of a group: ``weight`` is its share of the group's NLL, zero for the row that measures drift."""
+    """One token row of a group: ``weight`` is its share of the group's NLL; drift is measured at a lookup token."""
 
     row: Row
     group: int
     weight: float
+    drift: bool = False
 
     @property
     def length(self) -> int:
@@ -51,7 +52,7 @@ class Bundle:
         index = lambda values: torch.tensor(values, device=device, dtype=torch.long)  # noqa: E731
         row, column, token = (index([spot[i] for spot in spots]) for i in range(3))
         weight = torch.tensor([spot[3] for spot in spots], device=device)
-        drift = index([i for i, a in enumerate(rows) if not a.row.target])
+        drift = index([i for i, a in enumerate(rows) if a.drift])
         tail = tail.reading(torch.cat([row, drift]), torch.cat([column, torch.zeros_like(drift)]))
         return cls(rows, tail, index([a.group for a in rows]), row, column, token, weight, drift, reference)
 
@@ -80,6 +81,16 @@ class Bundle:
         kept = stay.nonzero()[:, 0]
         reference = None if self.reference is None else self.reference[stay[self.drift]]
         return Bundle.of([self.rows[i] for i in kept.tolist()], self.tail.select(kept), reference)
+
+
+def folded(rows: Sequence[Asked]) -> list[Asked]:
+    """The same questions without rows that measure drift alone, where a row of the group begins with their ids.
+
+    A causal model's state at the lookup token is the same in both.
+    """
+    starts = {(a.group, a.row.ids[: a.row.lookup + 1]): i for i, a in reversed(list(enumerate(rows))) if a.row.target}
+    host = [None if a.row.target else starts.get((a.group, a.row.ids)) for a in rows]
+    return [replace(a, drift=a.drift or i in host) for i, a in enumerate(rows) if host[i] is None]
 
 
 def staying(bundles: Sequence[Bundle], active: Tensor) -> list[Bundle]:

@@ -7,7 +7,7 @@ output (MEMIT), to its MLP's (ROME), or one to its attention's and one to its ML
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
-from kedit_lab.edit.bundles import Asked, Bundle, staying
+from kedit_lab.edit.bundles import Asked, Bundle, folded, staying
 from kedit_lab.edit.journal import Journal
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
@@ -51,7 +51,7 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
     for g, (members, essence) in enumerate(zip(groups, essences, strict=True)):
         share = 1 / (len(members) * (1 + len(prefixes)))
         drift = Row(essence.prompt[: essence.lookup + 1], (), essence.lookup)
-        asked.append([*(Asked(row, g, share) for i in members for row in rows[i]), Asked(drift, g, 0.0)])
+        asked.append([*(Asked(row, g, share) for i in members for row in rows[i]), Asked(drift, g, 0.0, drift=True)])
     return asked
 
 
@@ -113,7 +113,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:
-            rows = [Asked(a.row, i, a.weight) for i, g in enumerate(batch) for a in asked[g]]
+            rows = [replace(a, group=i) for i, g in enumerate(batch) for a in asked[g]]
             norms = None if means is None else means[batch].norm(dim=1)
             ahead = None if alignment is None else alignment.ahead(batch)
             seen = None if watch is None else partial(tell, watch, known, batch)
@@ -189,7 +189,7 @@ def forward(tail: Tail, layer: int, recipe: Recipe, delta: Tensor, owner: Tensor
     with ExitStack() as stack:
         for part, shift in zip(recipe.target.split("+"), delta, strict=True):
             stack.enter_context(at(tail.lab.arch, part, layer, lambda hidden, d=shift: added(hidden, d[owner])))
-        return tail(lambda hidden: hidden)
+        return tail()
 
 
 def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "rows d_model"]) -> Tensor:
@@ -202,7 +202,7 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
             watch: Watch | None = None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
     """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
     groups = h.shape[1]
-    start = layer + (recipe.target == "block")
+    start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], WASTE)
     tails = Tail.each(lab, [a.row for a in rows], parts, start)
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]

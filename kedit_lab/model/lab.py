@@ -4,6 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from kedit_lab.types import Fact
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 STRIDE = 1 << 20  # entries that a checksum takes at a time
+
+
+@cache
+def accepted(model: type) -> frozenset[str]:
+    """The names of what the forward of a class of models takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Lab:
 
     def inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a padded batch that this model's forward accepts (BLOOM, say, takes no position ids)."""
-        accepted = inspect.signature(self.model.forward).parameters
-        return {name: tensor for name, tensor in batch.items() if name in accepted}
+        taken = accepted(type(self.model))
+        return {name: tensor for name, tensor in batch.items() if name in taken}
 
     def batch(self, rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
         """Token rows as padded model inputs on the model's device."""

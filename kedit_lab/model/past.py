@@ -80,17 +80,23 @@ def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[P
     spare = max(0, width - mask.shape[1])
     order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + spare :]
     place = widen(order, (spare, 0))[:, None, :, None]
-    moved = tuple((k.take_along_dim(place.to(k.device), 2), v.take_along_dim(place.to(v.device), 2)) for k, v in past)
-    return moved, widen(mask.gather(1, order), (spare, 0))
+    there = lambda x: x.gather(2, place.to(x.device).expand(*x.shape[:2], -1, x.shape[3]))  # noqa: E731
+    return tuple((there(k), there(v)) for k, v in past), widen(mask.gather(1, order), (spare, 0))
 
 
 @torch.no_grad()
 def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tuple[Past, Int[Tensor, "rows width"]]:
-    """(past, mask) of rows of ids, padded on the left: what rows have in common in front is run once for all of them.
+    """(past, mask) of rows of ids, padded on the left: equal rows, and what rows have in common in front, are run once.
 
     Up to block ``last``. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
     sliding windows count.
     """
+    once = list(dict.fromkeys(rows))
+    if len(once) < len(rows):
+        past, mask = remembered(lab, once, last)
+        at = {row: i for i, row in enumerate(once)}
+        back = torch.tensor([at[row] for row in rows], device=mask.device)
+        return tuple((keys[back], values[back]) for keys, values in past), mask[back]
     width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
     nothing = nothing.to(lab.anchor.device)
     if not width:

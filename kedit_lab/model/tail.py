@@ -2,14 +2,14 @@
 
 Below the written layer nothing depends on what is written, and before the lookup token nothing does at any layer.
 So the positions before it are run once and kept as attention keys and values, the lower blocks are run once and then
-passed through, and every later call costs the upper blocks on the tokens from the lookup token on. What the last
-block's MLP makes of positions that nobody reads is not computed either, once it is said which are read.
+passed through, and every later call costs the upper blocks on the tokens from the lookup token on. MLPs see no padding,
+and the last one no position that nobody reads, once it is said which are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -83,9 +83,13 @@ class Tail:
         """The base model on the tail's tokens with its frozen past."""
         return self.lab.model.base_model(**self.lab.inputs(self.inputs), **behind(self.past)).last_hidden_state
 
-    def __call__(self, write: Callable[[Tensor], Tensor]) -> Float[Tensor, "rows tokens d_model"]:
-        """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``."""
-        with self.skipped(), self.trimmed(), on(*self.entrance, lambda _hidden: write(self.hidden)):
+    def __call__(self, write: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "rows tokens d_model"]:
+        """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``.
+
+        Without it the hidden states enter as they are, and the caller may write inside the block.
+        """
+        enter = (lambda _hidden: self.hidden) if write is None else (lambda _hidden: write(self.hidden))
+        with self.skipped(), self.trimmed(self.start + (write is None)), on(*self.entrance, enter):
             return self.run()
 
     @contextmanager
@@ -103,25 +107,26 @@ class Tail:
             for block, forward in patched.items():
                 block.forward = forward
 
+    @cached_property
+    def real(self) -> Int[Tensor, " spots"] | None:
+        """Positions that are no padding (counted through); None: all."""
+        mask = self.inputs["attention_mask"][:, -self.hidden.shape[1] :].flatten()
+        return None if mask.all() else mask.nonzero()[:, 0]
+
     @contextmanager
-    def trimmed(self) -> Iterator[None]:
-        """Let the last block's MLP see the needed positions alone (all where it is no module, or where it is written).
+    def trimmed(self, start: int) -> Iterator[None]:
+        """Let MLPs (that are modules) from block ``start`` on see no padding, and the last one what is needed alone.
 
         An MLP sees every position by itself; its output elsewhere is zero.
         """
         last = self.lab.arch.layers - 1
-        mlp = self.lab.arch.mlp_module(last)
-        if self.needed is None or mlp is None or self.start >= last:
+        with ExitStack() as stack:
+            for layer in range(start, last + 1):
+                spots = self.real if layer < last or self.needed is None else self.needed
+                mlp = self.lab.arch.mlp_module(layer)
+                if spots is not None and mlp is not None:
+                    stack.enter_context(seeing(mlp, spots))
             yield
-            return
-        forward, patched = mlp.forward, mlp.__dict__.get("forward")
-        mlp.forward = partial(at_spots, forward, self.needed)
-        try:
-            yield
-        finally:
-            del mlp.forward
-            if patched is not None:
-                mlp.forward = patched
 
     def reading(self, row: Int[Tensor, " spots"], column: Int[Tensor, " spots"]) -> "Tail":
         """This tail when only these positions of its output will be read."""
@@ -132,6 +137,19 @@ class Tail:
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         past = tuple((keys[rows], values[rows]) for keys, values in self.past)
         return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, past)
+
+
+@contextmanager
+def seeing(module: nn.Module, spots: Tensor) -> Iterator[None]:
+    """Let a position-wise module see some positions alone."""
+    forward, patched = module.forward, module.__dict__.get("forward")
+    module.forward = partial(at_spots, forward, spots)
+    try:
+        yield
+    finally:
+        del module.forward
+        if patched is not None:
+            module.forward = patched
 
 
 def at_spots(forward: Callable[..., Tensor], spots: Tensor, *args: Any, **kwargs: Any) -> Tensor:

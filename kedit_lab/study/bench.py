@@ -20,6 +20,7 @@ from kedit_lab.extract.keys import keys, streams
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.facts.sets import by_density
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import trim
 from kedit_lab.study.estimate import now
 from kedit_lab.study.plain import plain_keys, plain_solve, plain_target
 from kedit_lab.types import Delta
@@ -119,6 +120,7 @@ def peak_memory(lab: Lab, work: Callable[[], Any]) -> tuple[Any, int]:
         return work(), torch.cuda.max_memory_allocated() - before
     resident = lambda: psutil.Process().memory_info().rss  # noqa: E731
     gc.collect()
+    trim()  # what is free, but still the process's, would hide what the work takes
     before = peak = resident()
     done = Event()
 

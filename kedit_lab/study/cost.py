@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 
-from kedit_lab.edit.bundles import Asked
+from kedit_lab.edit.bundles import Asked, folded
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.recipes import find
@@ -49,7 +49,7 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     above it (in the last only its attention). At every pass, and on the way back that all but a group's last take: the
     positions from the lookup token on in the blocks above, the last MLP and the head at those that are read.
     """
-    asked = questions(lab, facts, groups, recipe, prefixes)
+    asked = [folded(of_group) for of_group in questions(lab, facts, groups, recipe, prefixes)]
     rows = [a.row for of_group in asked for a in of_group]
     start = recipe.layers[-1] + 1
     last = sum(p.d_in * p.d_out for p in lab.arch.ffn(lab.arch.layers - 1))
@@ -69,8 +69,8 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
 
 
 def answers(asked: Asked) -> int:
-    """Positions of a row that are read: those of its target's tokens, or the one where drift is measured."""
-    return max(1, len(asked.row.target))
+    """Positions of a row that are read: those of its target's tokens, and the one where drift is measured."""
+    return len(asked.row.target) + asked.drift
 
 
 def key_products(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Sequence[str]) -> int:

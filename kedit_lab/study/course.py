@@ -47,7 +47,8 @@ class Claim:
 
     def __repr__(self) -> str:
         lines = [f"claim {self.id}: {self.text}", *(f"  {bool(held)!s:5} {part}" for part, held in self.parts.items())]
-        lines.append(f"verdict: {self.verdict}" + (f" ({self.why})" if self.why else ""))
+        why = f" ({self.why})" if self.why and self.verdict != "holds" else ""
+        lines.append(f"verdict: {self.verdict}{why}")
         return "\n".join([*lines, f"measured: {self.measured}"])
 
 
@@ -55,8 +56,8 @@ def claim(name: str, parts: Mapping[str, Any], measured: Mapping[str, Any], why:
     """The verdict on an experiment, from conditions that were computed.
 
     ``parts`` maps each condition, in words, to whether it holds; ``measured`` maps a name to a number or to one number
-    per seed, told as mean and range. A verdict that is not "holds" needs a reason (``why``). Raises ValueError for an
-    unknown id, no parts or numbers, or a missing or needless reason.
+    per seed, told as mean and range; ``why`` is the reason of a verdict that is not "holds". Raises ValueError for an
+    unknown id, no parts or numbers.
     """
     known = experiments()
     if name not in known.index:
@@ -64,10 +65,7 @@ def claim(name: str, parts: Mapping[str, Any], measured: Mapping[str, Any], why:
     if not parts or not measured:
         raise ValueError(f"{name} has {len(parts)} conditions and {len(measured)} numbers; give at least one of each")
     told = "; ".join(f"{label} {spread(values)}" for label, values in measured.items())
-    made = Claim(name, known.loc[name, "claim"], {part: bool(held) for part, held in parts.items()}, told, why)
-    if (made.verdict == "holds") == bool(why):
-        raise ValueError(f"{name} {made.verdict}; {'drop why' if why else 'say why not, or why only in part'}")
-    return made
+    return Claim(name, known.loc[name, "claim"], {part: bool(held) for part, held in parts.items()}, told, why)
 
 
 def spread(values: Any) -> str:

@@ -27,6 +27,12 @@ def test_the_register_is_what_the_notebooks_printed():
     assert (ROOT / "data" / "claims.csv").read_text() == register(NOTEBOOKS)
 
 
+def test_what_does_not_hold_has_a_reason():
+    told = claims()
+    assert not set(told.index[(told["verdict"] != "holds") & (told["why"] == "")])
+    assert not set(told.index[(told["verdict"] == "holds") & (told["why"] != "")])
+
+
 def test_readme_counts_the_claims():
     assert count((ROOT / "data" / "claims.csv").read_text()) in " ".join((ROOT / "README.md").read_text().split())
 
