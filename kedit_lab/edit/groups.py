@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
@@ -29,13 +31,47 @@ def group(lab: Lab, facts: Sequence[Fact], rule: str, layer: int, similarity: fl
     if rule == "subject":
         names = [fact.subject for fact in facts]
     elif rule == "key" and len(facts) > 1:
-        distance = (1 - cosines(keys(lab, facts, layer, None, token))).clamp_min(0).cpu().numpy()
-        tree = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1 - similarity)
-        names = tree.fit_predict(distance).tolist()
+        names = joined(keys(lab, facts, layer, None, token), similarity)
+    return alike(names)
+
+
+def alike(names: Sequence[object]) -> list[list[int]]:
+    """The positions of equal names, in order of first appearance."""
     table: dict[object, list[int]] = {}
     for i, name in enumerate(names):
         table.setdefault(name, []).append(i)
     return list(table.values())
+
+
+def joined(rows: Float[Tensor, "facts d_k"], similarity: float) -> list[tuple[int, int]]:
+    """A name per key, equal where clustering joins them: agglomerative, while the mean cosine exceeds ``similarity``.
+
+    Two clusters with such a mean have a pair above it, so the tree is grown within what pairs connect, and no matrix of
+    all keys is built.
+    """
+    a, b, _ = near(rows, similarity)
+    links = coo_array((torch.ones(len(a)).numpy(), (a.numpy(), b.numpy())), shape=(len(rows), len(rows)))
+    parts = connected_components(links, directed=False)[1].tolist()
+    tree = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1 - similarity)
+    names = [(part, 0) for part in parts]
+    for members in alike(parts):
+        if len(members) > 1:
+            distance = (1 - cosines(rows[members])).clamp_min(0).cpu().numpy()
+            for i, label in zip(members, tree.fit_predict(distance).tolist(), strict=True):
+                names[i] = (parts[i], label)
+    return names
+
+
+def near(rows: Float[Tensor, "facts d_k"], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(a, b, cosine) of the pairs a < b of keys whose cosine exceeds ``threshold``, a block of keys at a time."""
+    unit = torch.nn.functional.normalize(rows.double(), dim=1)
+    found = []
+    for start in range(0, len(unit), BLOCK):
+        cosine = unit[start : start + BLOCK] @ unit[start:].T
+        a, b = (cosine > threshold).triu(1).nonzero(as_tuple=True)
+        found.append(((a + start).cpu(), (b + start).cpu(), cosine[a, b].cpu()))
+    a, b, cosine = (torch.cat(part) for part in zip(*found, strict=True))
+    return a, b, cosine
 
 
 def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float = 0.9,
@@ -47,13 +83,11 @@ def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float
         raise ValueError(f"rule is {rule!r}; choose one of each, subject, key")
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
     found = group(lab, facts, rule, layer, similarity, token)
-    near = cosines(keys(lab, facts, layer, None, token)).fill_diagonal_(-2.0)
-    rows = []
+    k, rows = keys(lab, facts, layer, None, token), []
     for number, members in enumerate(found):
-        for i in members:
-            others = [j for j in members if j != i]
-            closest = float(near[i, others].max()) if others else float("nan")
-            rows.append((i, number, len(members), facts[i].subject, facts[i].text, facts[i].target_new, closest))
+        closest = cosines(k[members]).fill_diagonal_(-2.0).amax(1).tolist() if len(members) > 1 else [float("nan")]
+        for i, nearest in zip(members, closest, strict=True):
+            rows.append((i, number, len(members), facts[i].subject, facts[i].text, facts[i].target_new, nearest))
     columns = ["fact", "group", "size", "subject", "prompt", "target_new", "closest"]
     return pd.DataFrame(rows, columns=columns).set_index("fact").sort_index()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kedit_lab.edit import finetune, journal, mend, neurons, targets
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.groups import SHARED, clusters, cosines, group
+from kedit_lab.edit.groups import SHARED, clusters, group, near
 from kedit_lab.edit.post import prune_delta, rect_delta
 from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.recipes import find
@@ -239,10 +239,9 @@ def describe(sizes: Sequence[int], facts: int, recipe: Recipe) -> str:
 def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, threshold: float = SHARED) -> pd.DataFrame:
     """Pairs of facts whose keys' cosine exceeds ``threshold``, before anything is solved: ``a``, ``b``, ``cosine``."""
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else layer
-    cosine = cosines(keys(lab, facts, layer))
-    a, b = (cosine.triu(1) > threshold).nonzero(as_tuple=True)
+    a, b, cosine = near(keys(lab, facts, layer), threshold)
     texts = [fact.text for fact in facts]
-    return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine[a, b].tolist()})
+    return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine.tolist()})
 
 
 def check(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+BLOCK = 512  # facts whose view of all others is held at once
 TEMPERATURE = 0.07  # of the softmax that turns cosines into distributions (EAMET's code)
 
 
@@ -33,6 +34,10 @@ def misalignment(
     """
     if len(keys) < 2:
         raise ValueError(f"misalignment compares facts with each other; {len(keys)} given, at least 2 needed")
-    off = ~torch.eye(len(keys), dtype=torch.bool, device=keys.device)
-    logp = [(cosine(x.double())[off].view(len(x), -1) / temperature).log_softmax(1) for x in (residuals, keys)]
-    return (logp[0].exp() * (logp[0] - logp[1])).sum(1)
+    found = []
+    for own in torch.arange(len(keys), device=keys.device).split(BLOCK):
+        off = own[:, None] != torch.arange(len(keys), device=keys.device)
+        views = [cosine(x[own].double(), x.double())[off].view(len(own), -1) for x in (residuals, keys)]
+        logp, logq = ((view / temperature).log_softmax(1) for view in views)
+        found.append((logp.exp() * (logp - logq)).sum(1))
+    return torch.cat(found)

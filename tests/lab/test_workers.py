@@ -1,4 +1,4 @@
-"""Sweeps and second moments in other processes, of this machine or of a Dask cluster: what this process finds."""
+"""Sweeps and second moments in other processes, here or on a Dask or Ray cluster: what this process finds."""
 
 import pandas as pd
 import pytest
@@ -37,7 +37,18 @@ def dask():
         yield "dask"
 
 
-@pytest.fixture(params=["loky", "dask"])
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray")  # there are systems without a build of it
+    pytest.importorskip("ray.util.joblib").register_ray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield "ray"
+    ray.shutdown()
+
+
+@pytest.fixture(params=["loky", "dask", "ray"])
 def backend(request):
     return request.param if request.param == "loky" else request.getfixturevalue(request.param)
 
