@@ -203,7 +203,7 @@ EXPERIMENTS = {
     ),
     "LAB-5": Experiment(
         "SeqMMR, Table 1, at the layer that suits the lab model: what do ten batches keep where keys have room?",
-        {"seed": tuple(range(5)), "method": ("memit", "alphaedit")},
+        {"seed": tuple(range(20)), "method": ("memit", "alphaedit")},
         {"setting": "distinct", "layers": (2,), "bases": ("plain",)},
         forgetting,
     ),

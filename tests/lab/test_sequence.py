@@ -36,18 +36,21 @@ def test_memit_hardly_forgets_here(runs):
     assert abs(memit - alphaedit) <= 0.011
 
 
-def test_the_papers_order_shows_in_the_mean_of_five_draws():
-    """Ten batches of twenty distinct facts at the lab's own layer: alphaedit, memit, and SeqMMR over memit (LAB-5).
+def test_memit_loses_more_than_alphaedit_and_seqmmr_gives_nothing_back_at_the_labs_layer():
+    """Ten batches of twenty distinct facts at layer 2, twenty draws (LAB-5): there is room for all of them.
 
-    There is room for all of them: the signs of these means are the papers', but single draws differ in both directions.
+    The order of memit and alphaedit is the papers', by a fact or two of a thousand. SeqMMR's gain for the first batch,
+    which the papers report, does not show: five draws had a gain of a thousandth, twenty have none.
     """
     rows = unfolded(kl.results("LAB-5"))
     alone, seqmmr = rows.query("base == 'none' and not router"), rows.query("base == 'plain' and router")
-    kept = alone.groupby("method")["efficacy"].mean()
-    assert kept["alphaedit"] >= 0.90
-    assert kept["memit"] < kept["alphaedit"]
+    kept = alone.pivot_table("efficacy", "seed", "method")
+    assert len(kept) == 20
+    assert kept["alphaedit"].mean() >= 0.90
+    assert kept["memit"].mean() < kept["alphaedit"].mean()
+    assert (kept["memit"] < kept["alphaedit"]).sum() >= 3 * (kept["memit"] > kept["alphaedit"]).sum()
     before, after = (arm.query("method == 'memit' and batch == 1")["score"].mean() for arm in (alone, seqmmr))
-    assert after > before
+    assert abs(after - before) < 0.005
 
 
 def test_forgetting_shows_where_batches_share_their_subjects(lab):
