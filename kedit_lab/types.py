@@ -2,6 +2,7 @@
 and what sequential editing remembers (Memory)."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -89,7 +90,14 @@ def ends_in(text: str, word: str) -> bool:
 
 
 class NoUpdate(ValueError):
-    """There is nothing to write: the model says the targets already, or the recipe is too weak to move it."""
+    """There is nothing to write: the model says the targets already, or the recipe is too weak to move it.
+
+    ``curves`` are the losses that were looked at.
+    """
+
+    def __init__(self, message: str, curves: Sequence[list[float]] = ()) -> None:
+        super().__init__(message)
+        self.curves = list(curves)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ def folded(rows: Sequence[Asked]) -> list[Asked]:
     """
     starts = {(a.group, a.row.ids[: a.row.lookup + 1]): i for i, a in reversed(list(enumerate(rows))) if a.row.target}
     host = [None if a.row.target else starts.get((a.group, a.row.ids)) for a in rows]
-    return [replace(a, drift=a.drift or i in host) for i, a in enumerate(rows) if host[i] is None]
+    hosts = set(host)
+    return [replace(a, drift=a.drift or i in hosts) for i, a in enumerate(rows) if host[i] is None]
 
 
 def staying(bundles: Sequence[Bundle], active: Tensor) -> list[Bundle]:

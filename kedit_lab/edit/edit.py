@@ -68,7 +68,7 @@ class Edit:
         for name, delta in self.deltas.items():
             original = (self.originals or {}).get(name, self.lab.arch.weight(name).module.weight)
             rows.append({"name": name, "delta": delta.norm(), "weight": float(original.double().norm())})
-        frame = pd.DataFrame(rows).set_index("name")
+        frame = pd.DataFrame(rows, columns=["name", "delta", "weight"]).set_index("name")
         return frame.assign(ratio=frame["delta"] / frame["weight"])
 
     def losses(self) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Tuning) -> tuple[dict[str, De
         curves = epochs(lab, rows, recipe, kind(copies, lr=recipe.lr), publish)
         changes = read()
     if not any(delta.norm() for delta in changes.values()):
-        raise NoUpdate("the update is zero: the loss of every fact is under stop already, or lr is too small")
+        raise NoUpdate("the update is zero: the loss of every fact is under stop already, or lr is too small", curves)
     return changes, curves
 
 

@@ -49,9 +49,7 @@ def joined(rows: Float[Tensor, "facts d_k"], similarity: float) -> list[tuple[in
     Two clusters with such a mean have a pair above it, so the tree is grown within what pairs connect, and no matrix of
     all keys is built.
     """
-    a, b, _ = near(rows, similarity)
-    links = coo_array((torch.ones(len(a)).numpy(), (a.numpy(), b.numpy())), shape=(len(rows), len(rows)))
-    parts = connected_components(links, directed=False)[1].tolist()
+    parts = connected(rows, similarity)
     tree = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=1 - similarity)
     names = [(part, 0) for part in parts]
     for members in alike(parts):
@@ -62,8 +60,20 @@ def joined(rows: Float[Tensor, "facts d_k"], similarity: float) -> list[tuple[in
     return names
 
 
+def connected(rows: Float[Tensor, "facts d_k"], similarity: float) -> list[int]:
+    """A number per key, equal where a chain of pairs with a cosine above ``similarity`` leads from one to the other."""
+    a, b, _ = near(rows, similarity)
+    links = coo_array((torch.ones(len(a)).numpy(), (a.numpy(), b.numpy())), shape=(len(rows), len(rows)))
+    return connected_components(links, directed=False)[1].tolist()
+
+
 def near(rows: Float[Tensor, "facts d_k"], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(a, b, cosine) of the pairs a < b of keys whose cosine exceeds ``threshold``, a block of keys at a time."""
+    """(a, b, cosine) of the pairs a < b of keys whose cosine exceeds ``threshold``, a block of keys at a time.
+
+    Raises ValueError for keys that hold NaN or infinite values.
+    """
+    if not rows.isfinite().all():
+        raise ValueError("keys hold NaN or infinite values; load an undamaged checkpoint")
     unit = torch.nn.functional.normalize(rows.double(), dim=1)
     found = []
     for start in range(0, len(unit), BLOCK):

@@ -29,6 +29,7 @@ from kedit_lab.model.process import trim
 from kedit_lab.types import Delta, Fact, Memory, NoUpdate
 
 LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
+ZERO = "the update is zero: the model says these targets already, or lr, clamp or steps is too small"
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
     Tuning: finetune.train,
     Neurons: neurons.train,
@@ -66,12 +67,15 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     return made
 
 
-def attempt(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", **overrides: Any) -> Edit:
-    """``edit``, or an Edit of no weight where the model says the targets already: for studies, which draw facts."""
+def attempt(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", watch: targets.Watch | None = None,
+            **overrides: Any) -> Edit:  # fmt: skip
+    """``edit``, or an Edit of no weight where there is nothing to write: facts that a study draws may be so already."""
+    recipe, began = find(recipe).on(lab.arch, **overrides), time.perf_counter()
     try:
-        return edit(lab, facts, recipe, **overrides)
-    except NoUpdate:
-        return Edit(lab, find(recipe).on(lab.arch, **overrides), tuple(facts), {}, lab.fingerprint())
+        return edit(lab, facts, recipe, watch=watch)
+    except NoUpdate as nothing:
+        spent = {"targets": time.perf_counter() - began}
+        return Edit(lab, recipe, tuple(facts), {}, lab.fingerprint(), curves=nothing.curves, seconds=spent)
 
 
 def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: Sequence[str] | None,
@@ -107,7 +111,7 @@ def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: 
     finally:
         put_back(lab.arch, originals)
     if not total:
-        raise NoUpdate("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
+        raise NoUpdate(ZERO, curves)
     told = describe(shared, len(facts), recipe) if len(parts) == 1 else ""
     changes = {name: after(lab, name, delta, recipe) for name, delta in total.items()}
     return Edit(lab, recipe, facts, changes, base, told, curves, clock)
@@ -125,7 +129,7 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
     if torch.equal(found.z, found.h):
         if recipe.alone and recipe.block:
             return {}, found.curves, []  # other blocks may still change something
-        raise NoUpdate("the update is zero: the model says these targets already, or lr, clamp or steps is too small")
+        raise NoUpdate(ZERO, found.curves)
     deltas, shared = solve(lab, facts, recipe, prefixes, found.z, preserved, clock)
     return deltas, found.curves, shared
 

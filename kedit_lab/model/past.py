@@ -40,6 +40,11 @@ class GrowingLayer(FrozenLayer):
         return self.keys, self.values
 
 
+def taken(past: Past, rows: Int[Tensor, " rows"]) -> Past:
+    """Some rows (indices) of a past, whose layers may lie on several devices."""
+    return tuple((keys[rows.to(keys.device)], values[rows.to(values.device)]) for keys, values in past)
+
+
 def halt(_hidden: Tensor) -> None:
     """What is called where nothing further is needed: ends the pass."""
     raise Stop
@@ -96,7 +101,7 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tup
         past, mask = remembered(lab, once, last)
         at = {row: i for i, row in enumerate(once)}
         back = torch.tensor([at[row] for row in rows], device=mask.device)
-        return tuple((keys[back], values[back]) for keys, values in past), mask[back]
+        return taken(past, back), mask[back]
     width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
     nothing = nothing.to(lab.anchor.device)
     if not width:
@@ -108,12 +113,13 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tup
     found = []
     for part in parts:
         owner = torch.tensor([unique.index(shared[i]) for i in part], device=nothing.device)
-        mine = tuple((keys[owner], values[owner]) for keys, values in lead)
-        found.append(aligned(*extended(lab, mine, seen[owner], [rest[i] for i in part], False, last), width))
+        found.append(
+            aligned(*extended(lab, taken(lead, owner), seen[owner], [rest[i] for i in part], False, last), width)
+        )
     back = torch.tensor([i for part in parts for i in part], device=nothing.device).argsort()
     layers = zip(*(past for past, _ in found), strict=True)
-    past = tuple(tuple(torch.cat(some)[back] for some in zip(*layer, strict=True)) for layer in layers)
-    return past, torch.cat([mask for _, mask in found])[back]
+    past = tuple(tuple(torch.cat(some) for some in zip(*layer, strict=True)) for layer in layers)
+    return taken(past, back), torch.cat([mask for _, mask in found])[back]
 
 
 def narrowed(past: Past, mask: Tensor, part: Sequence[int]) -> tuple[Past, Tensor]:
@@ -122,7 +128,7 @@ def narrowed(past: Past, mask: Tensor, part: Sequence[int]) -> tuple[Past, Tenso
     unused = mask.shape[1] - int(mask[rows].sum(1).max())
     if unused == mask.shape[1]:
         return (), mask[rows, unused:]
-    return tuple((k[rows, :, unused:], v[rows, :, unused:]) for k, v in past), mask[rows, unused:]
+    return taken(tuple((k[:, :, unused:], v[:, :, unused:]) for k, v in past), rows), mask[rows, unused:]
 
 
 def behind(past: Past) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import Past, behind, narrowed, remembered
+from kedit_lab.model.past import Past, behind, narrowed, remembered, taken
 from kedit_lab.model.tokens import Row, pad
 
 
@@ -135,8 +135,7 @@ class Tail:
     def select(self, rows: Tensor) -> "Tail":
         """The tail of a subset of the rows (indices), with all positions to be read."""
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
-        past = tuple((keys[rows], values[rows]) for keys, values in self.past)
-        return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, past)
+        return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, taken(self.past, rows))
 
 
 @contextmanager
@@ -154,7 +153,8 @@ def seeing(module: nn.Module, spots: Tensor) -> Iterator[None]:
 
 def at_spots(forward: Callable[..., Tensor], spots: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A position-wise module's forward on some positions of its inputs (rows x tokens x width), zero at the others."""
-    some = lambda x: x.flatten(0, 1)[spots][None] if isinstance(x, Tensor) else x  # noqa: E731
+    spots = spots.to(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)).device)
+    some = lambda x: x.flatten(0, 1).index_select(0, spots)[None] if isinstance(x, Tensor) else x  # noqa: E731
     out = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
     whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     zeros = out.new_zeros(whole.shape[0] * whole.shape[1], out.shape[-1])

@@ -35,7 +35,7 @@ def trial(
 ) -> tuple[Edit, Report]:
     """Edit, evaluate while the edit is applied, undo: (edit, report).
 
-    The edit changes nothing where the model says all of the facts already, as it may of one that was drawn at random.
+    The edit is one of no weight where there is nothing to write: a fact drawn at random may be so already.
     """
     made = attempt(lab, facts, method, **overrides)
     with made.applied():

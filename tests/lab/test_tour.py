@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import kedit_lab as kl
+from kedit_lab.edit.run import attempt
 from kedit_lab.study.collision import trial
 from kedit_lab.study.sweep import misaligned, written
 from kedit_lab.study.tour import overview, tour, write_table
@@ -39,11 +40,14 @@ def test_a_draw_that_the_model_says_already_is_measured_like_any_other(lab):
         kl.edit(lab, so)
     made, report = trial(lab, so, "memit", kinds=["rewrite"])
     assert not made.deltas
+    assert len(made.curves[0]) == 1
+    assert sum(made.seconds.values()) > 0
+    assert made.norms().empty
     assert report.summary()["efficacy"] == 1
     for method in ("memit", "r-sft"):
-        batch = written(lab, so, method, "batch")
-        assert not batch.deltas
-    assert pd.isna(misaligned(lab, so * 2, batch))
+        assert not written(lab, so, method, "batch").deltas
+    assert not attempt(lab, so, watch=lambda *_: None).deltas
+    assert pd.isna(misaligned(lab, so * 2, made))
 
 
 def test_the_overview_shows_the_collision(table):

@@ -39,13 +39,15 @@ def dask():
 
 @pytest.fixture(scope="module")
 def ray():
-    ray = pytest.importorskip("ray")  # there are systems without a build of it
+    ray = pytest.importorskip("ray")
     pytest.importorskip("ray.util.joblib").register_ray()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    yield "ray"
-    ray.shutdown()
+    try:
+        yield "ray"
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture(params=["loky", "dask", "ray"])

@@ -103,6 +103,16 @@ def test_shared_leads_are_run_once(make):
     assert [tuple(shape) for shape in seen] == [(2, 9), (4, 5), (4, 4)]  # leads, what else is before, what is behind
 
 
+def test_equal_pasts_are_run_once(make):
+    lab, rows, seen = make("llama"), sharing_rows()[:4], []
+    twice = [*rows, *(Row(row.prompt, row.target[::-1], row.lookup) for row in rows)]
+    with replace(lab, "input", 0, lambda hidden: seen.append(hidden.shape[:2])):
+        tail = Tail.of(lab, twice, 1)
+    assert [tuple(shape) for shape in seen] == [(2, 9), (4, 5), (8, 4)]  # as for one of each, but for what is behind
+    delta = make_delta(twice)
+    assert_same(tail_pass(tail, twice, delta), full_pass(lab, twice, 1, delta))
+
+
 def test_leads_are_what_rows_of_one_start_share():
     assert leads([(1,) * 9 + (2, 3), (1,) * 9 + (2, 4), (5, 6), ()]) == [(1,) * 9 + (2,)] * 2 + [()] * 2
     assert leads([(1, 2), (1, 3)]) == [(), ()]  # too little to be worth a pass
@@ -116,20 +126,22 @@ def test_only_what_is_read_is_computed(pico):
     whole = Tail.of(pico, rows, 1)
     some = whole.reading(row, column)
     seen = []
-    hook = pico.arch.mlp[-1].module.register_forward_hook(
-        lambda _m, args, _o: seen.append(args[0].numel() // pico.arch.d_k)
-    )
+    hooks = [
+        part.module.register_forward_hook(lambda _m, args, _o: seen.append(args[0].numel() // pico.arch.d_k))
+        for part in pico.arch.mlp[1:]
+    ]
     try:
         states = [tail(add_at(delta, [0] * len(rows)))[row, column] for tail in (whole, some)]
     finally:
-        hook.remove()
+        [hook.remove() for hook in hooks]
     torch.testing.assert_close(states[1], states[0], **CLOSE)
     torch.testing.assert_close(gradient(states[1:], delta), gradient(states[:1], delta), rtol=1e-3, atol=1e-3)
     alone = pico.arch.mlp_module(LAYERS - 1) is not None
     every = whole.hidden.shape[0] * whole.hidden.shape[1]
     real = sum(len(r.ids) - r.lookup for r in rows)
     assert real < every
-    assert seen == ([real, 4] if alone else [every, every])
+    upper = LAYERS - 1
+    assert seen == (upper * [real] + [*(upper - 1) * [real], 4] if alone else 2 * upper * [every])
 
 
 def test_write_is_given_the_stream_that_enters_the_block(pico):

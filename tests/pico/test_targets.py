@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kedit_lab.edit import targets
+from kedit_lab.edit.bundles import folded
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys, streams
@@ -288,6 +289,18 @@ def test_questions(make):
     texts = [lab.tokenizer.decode(a.row.prompt) for a in asked[1]]
     assert texts[:3] == [prefix + DISTINCT[1].text for prefix in ("", *PREFIXES)]
     assert texts[3] == "Mary Jones"
+
+
+def test_drift_is_read_from_a_row_that_begins_with_it(make):
+    """The bare prompt of a fact that opens with its subject; a relation in front leaves the row of its own."""
+    lab = make("gpt2")
+    for fact, count, host in ((DISTINCT[0], 3, 0), (DISTINCT[1], 4, 3)):
+        (rows,) = targets.questions(lab, [fact], [[0]], MERGE, PREFIXES)
+        kept = folded(rows)
+        assert len(rows) == 4
+        assert len(kept) == count
+        assert [i for i, a in enumerate(kept) if a.drift] == [host]
+        assert sum(a.weight for a in kept) == pytest.approx(1.0)
 
 
 def test_without_prefixes(pico):
