@@ -153,9 +153,9 @@ def seeing(module: nn.Module, spots: Tensor) -> Iterator[None]:
 
 def at_spots(forward: Callable[..., Tensor], spots: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """A position-wise module's forward on some positions of its inputs (rows x tokens x width), zero at the others."""
-    spots = spots.to(next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)).device)
+    whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    spots = spots.to(whole.device)
     some = lambda x: x.flatten(0, 1).index_select(0, spots)[None] if isinstance(x, Tensor) else x  # noqa: E731
     out = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
-    whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     zeros = out.new_zeros(whole.shape[0] * whole.shape[1], out.shape[-1])
     return zeros.index_copy(0, spots, out[0]).unflatten(0, whole.shape[:2])
