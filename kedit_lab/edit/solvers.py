@@ -50,7 +50,7 @@ class Preserved:
 def cholesky(matrix: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "d_k d_k"]:
     """Cholesky factor, in the matrix's own memory; with the smallest ridge that makes it exist where C lacks rank."""
     diagonal = matrix.diagonal().clone()
-    for jitter in (0.0, 1e-10, 1e-8, 1e-6):
+    for jitter in (0.0, 1e-10, 1e-8, 1e-6, 1e-4):  # fewer tokens than d_k, summed in float32, need the last
         matrix.diagonal().copy_(diagonal + jitter * diagonal.mean())
         factor, failed = factored(matrix)
         if not failed:

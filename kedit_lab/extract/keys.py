@@ -12,7 +12,7 @@ from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import behind, remembered
 from kedit_lab.types import Fact
 
-CHUNK = 128  # rows of one forward pass, as in the reference implementation
+CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, as in the reference implementation, on another device
 Prefixes = Sequence[str] | None | Literal["auto"]
 
 
@@ -43,7 +43,7 @@ def read(
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]
     states: dict[int, Tensor] = {}
-    for batch in chunks(order, CHUNK):
+    for batch in chunks(order, CHUNK[0 if lab.anchor.is_cpu else 1]):
         inputs, at = prepared(lab, [cut[i] for i in batch], max(layers) if len(texts) > 1 else None)
         with record(lab, part, layers, stop=True) as seen:
             seen.forward(**inputs)

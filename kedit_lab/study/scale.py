@@ -1,12 +1,14 @@
 """What thousands of edits cost on a model of a published shape: seconds by stage, facts a second, memory."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
@@ -37,21 +39,20 @@ def many(n: int, seed: int = 0) -> list[Fact]:
     return [fact for facts in named for fact in facts][:n]
 
 
-def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, texts: Sequence[str], cache: Path,
-             rate: float) -> dict[str, float]:  # fmt: skip
+def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, basis: Basis, rate: float) -> dict[str, float]:
     """One edit in its stages: seconds of each, the peak of memory over all of them, and the share of the rate.
 
     ``keys`` is the preparation of all layers' keys by itself, which papers report; ``solve`` reads them again, layer by
     layer, as earlier layers have been written by then.
     """
-    basis, spent = Basis.of(lab, recipe, texts, cache), {}
+    left = {layer: copy(known) for layer, known in basis.preserved.items()}  # factors are found anew
+    held = sum(x.nbytes for known in left.values() for x in vars(known).values() if isinstance(x, Tensor))
+    spent: dict[str, float] = {}
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
 
     def work() -> list[int]:
         _, spent["keys"] = clock(lab, lambda: keys(lab, facts, recipe.layers, basis.prefixes or None))
         found, spent["targets"] = clock(lab, lambda: values(lab, facts, groups, recipe, basis.prefixes))
-        left = dict(basis.preserved)
-        basis.preserved.clear()  # statistics are large, and let go layer by layer
         (deltas, _), spent["solve"] = clock(lab, lambda: solve(lab, facts, recipe, basis.prefixes, found.z, left, {}))
         originals, spent["apply"] = clock(lab, lambda: write(lab.arch, deltas))
         put_back(lab.arch, originals)
@@ -59,7 +60,7 @@ def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, texts: Sequence[st
 
     passes, peak = peak_memory(lab, work)
     counted = sum(needed(lab, facts, groups, recipe, basis.prefixes, passes).values())
-    return spent | {"peak": float(peak), "share of the rate": counted / spent["targets"] / rate}
+    return spent | {"peak": float(peak + held), "share of the rate": counted / spent["targets"] / rate}
 
 
 def extrapolated(lab: Lab, recipe: Recipe, seen: dict[int, dict[str, float]], n: int) -> dict[str, float]:
@@ -93,8 +94,9 @@ def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = 
     with TemporaryDirectory() as folder:
         for method in methods:
             recipe = find(method).on(lab.arch, **{"stop": 0.0, "settled": 0.0} | overrides)
-            measured(lab, many(PER_SUBJECT, seed), recipe, texts, Path(folder), rate)  # warm up
-            seen = {n: measured(lab, many(n, seed), recipe, texts, Path(folder), rate) for n in sorted(sizes)}
+            basis = Basis.of(lab, recipe, texts, Path(folder))
+            measured(lab, many(PER_SUBJECT, seed), recipe, basis, rate)  # warm up
+            seen = {n: measured(lab, many(n, seed), recipe, basis, rate) for n in sorted(sizes)}
             told = [(n, "measured", row) for n, row in seen.items()]
             told += [(n, "extrapolated", extrapolated(lab, recipe, seen, n)) for n in extrapolate]
             for n, how, row in told:

@@ -180,6 +180,14 @@ def test_singular_statistics(facts):
     assert gradient.norm() < 1e-4 * (residuals.T @ keys).norm()
 
 
+def test_fewer_tokens_than_dimensions_in_single_precision():
+    """C of 40 tokens in 160 dimensions with a large mean, summed in float32 as on a GPU, is negative by its error."""
+    x = (normal(1, 40, 160) + 10).float()
+    covariance = x.T @ x / len(x)
+    assert torch.linalg.eigvalsh(covariance.double())[0] < -1e-6 * covariance.diagonal().mean()
+    assert Preserved(covariance, 2.0).factor.isfinite().all()
+
+
 def test_statistics_that_are_none():
     with pytest.raises(ValueError, match="not positive semi-definite; delete its cache file"):
         _ = Preserved(-torch.eye(3), 1.0).factor
