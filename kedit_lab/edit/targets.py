@@ -56,8 +56,8 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
 
 
 def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ``room``; or a
-    quarter of what the model leaves of a device's own memory, where few tokens leave most of it idle.
+    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or ``room``; or
+    half of what the model leaves of a device's own memory, where few tokens leave most of it idle.
 
     Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
     """
@@ -65,7 +65,7 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
     held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     size = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     left = torch.cuda.mem_get_info(lab.anchor.device)[1] - size if lab.anchor.is_cuda else 0  # the same at every run
-    return max(1, int(max(ROOM if room is None else room, size / 6, left / 4) / (held * lab.anchor.element_size())))
+    return max(1, int(max(ROOM if room is None else room, size / 6, left / 2) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
