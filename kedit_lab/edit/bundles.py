@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tail import Tail
@@ -56,22 +57,22 @@ class Bundle:
         tail = tail.reading(torch.cat([row, drift]), torch.cat([column, torch.zeros_like(drift)]))
         return cls(rows, tail, index([a.group for a in rows]), row, column, token, weight, drift, reference)
 
-    def losses(self, lab: Lab, normed: Float[Tensor, "rows tokens d_model"], groups: int) -> tuple[Tensor, ...]:
-        """(NLL, KL to the first pass, number of target tokens that are not the arg-max), what each group has here."""
-        spots = torch.cat([normed[self.row, self.column], normed[self.drift, 0]])
-        logp = lab.arch.logits(spots).float().log_softmax(-1)
-        said, drift = logp[: len(self.row)], logp[len(self.row) :]
+    def losses(self, lab: Lab, normed: Float[Tensor, "rows tokens d_model"], groups: int,
+               counted: bool) -> tuple[Tensor, ...]:  # fmt: skip
+        """(NLL, KL to the first pass, number of target tokens that are not the arg-max), what each group has here.
+
+        They are counted only if asked for: the arg-max looks at every logit.
+        """
+        flat, width, owner = normed.flatten(0, 1), normed.shape[1], self.owner[self.row]
+        logits = lambda row, column: lab.arch.logits(flat.index_select(0, row * width + column)).float()  # noqa: E731
+        said, drift = logits(self.row, self.column), logits(self.drift, 0).log_softmax(-1)
         if self.reference is None:
             self.reference = drift.detach()
-        zeros = logp.new_zeros(groups)
-        nll = -said.gather(1, self.token[:, None])[:, 0] * self.weight
+        zeros = said.new_zeros(groups)
+        nll = cross_entropy(said, self.token, reduction="none") * self.weight
         kl = (drift.exp() * (drift - self.reference)).sum(-1)
-        missed = (said.argmax(-1) != self.token).to(logp)
-        return (
-            zeros.index_add(0, self.owner[self.row], nll),
-            zeros.index_add(0, self.owner[self.drift], kl),
-            zeros.index_add(0, self.owner[self.row], missed),
-        )
+        missed = zeros.index_add(0, owner, (said.argmax(-1) != self.token).to(said)) if counted else zeros
+        return zeros.index_add(0, owner, nll), zeros.index_add(0, self.owner[self.drift], kl), missed
 
     def without(self, gone: Tensor) -> "Bundle":
         """The bundle without the rows of groups that left."""

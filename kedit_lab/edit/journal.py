@@ -27,6 +27,7 @@ from kedit_lab.types import Fact, Memory
 
 TARGETS = "targets.log"
 FINISHED = "edit.safetensors"
+Found = tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch d_model"], list[list[float]]]  # h, δ, loss curves
 
 
 class Journal:
@@ -44,22 +45,30 @@ class Journal:
         elif found != head:
             raise ValueError(f"{self.log.path} holds targets found behind other prefixes; give another folder")
 
-    def take(self, batch: list[int], like: Tensor) -> tuple[Float[Tensor, "batch d_model"], list[list[float]]] | None:
-        """(δ, loss curves) of the next batch of groups, on the device of ``like``; None if it is still to be found."""
+    def take(self, batch: list[int], like: Tensor) -> Found | None:
+        """(h, δ, loss curves) of the next batch of groups, on the device of ``like``; None if it is still to be found.
+
+        Raises ValueError for a log whose batches are other ones.
+        """
         found = next(self.earlier, None)
         if found is None:
             return None
-        if found["groups"] != batch:
+        if found["groups"] != batch or "h" not in found:
             raise ValueError(
                 f"{self.log.path} was written by another version, which batched groups otherwise; give another folder"
             )
-        delta = torch.frombuffer(bytearray(b64decode(found["delta"])), dtype=torch.float32)
-        return delta.view(len(batch), -1).to(like.device), found["curves"]
+        h, delta = (
+            torch.frombuffer(bytearray(b64decode(found[name])), dtype=torch.float32)
+            .view(len(batch), -1)
+            .to(like.device)
+            for name in ("h", "delta")
+        )
+        return h, delta, found["curves"]
 
-    def keep(self, batch: list[int], delta: Float[Tensor, "batch d_model"], curves: list[list[float]]) -> None:
-        """Write a batch down; it is on the disk when this returns."""
-        bits = delta.float().cpu().contiguous().numpy().tobytes()
-        self.log.append({"groups": batch, "delta": b64encode(bits).decode(), "curves": curves})
+    def keep(self, batch: list[int], h: Tensor, delta: Tensor, curves: list[list[float]]) -> None:
+        """Write a batch (h and δ, groups x d_model) down; it is on the disk when this returns."""
+        text = lambda rows: b64encode(rows.float().cpu().contiguous().numpy().tobytes()).decode()  # noqa: E731
+        self.log.append({"groups": batch, "h": text(h), "delta": text(delta), "curves": curves})
 
 
 def described(lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) -> dict[str, Any]:
@@ -88,12 +97,12 @@ def bits(preserved: Preserved | NullSpace) -> list[float | int]:
 
 
 def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
-    """Bytes, about, that the folder of an edit takes: δ and curves as text, the weight changes as they are saved."""
+    """Bytes, about, that the folder of an edit takes: h, δ and curves as text, the weight changes as they are saved."""
     weights = [p for layer in recipe.layers for p in lab.arch.ffn(layer)]
     if not isinstance(recipe, Recipe):
         return sum(4 * p.d_in * p.d_out for p in weights)
     weights = [lab.arch.mlp[layer] for layer in recipe.layers]
-    text = len(facts) * (6 * lab.arch.d_model + 24 * recipe.steps)
+    text = len(facts) * (12 * lab.arch.d_model + 24 * recipe.steps)
     if recipe.post == "rect":
         return text + sum(8 * p.d_in * p.d_out for p in weights)
     return text + sum(8 * len(facts) * (p.d_in + p.d_out) for p in weights)

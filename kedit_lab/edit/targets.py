@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kedit_lab.edit.align import Alignment
 from kedit_lab.edit.bundles import Asked, Bundle, folded, staying
-from kedit_lab.edit.journal import Journal
+from kedit_lab.edit.journal import Found, Journal
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.hooks import at
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import waste
+from kedit_lab.model.past import Known, waste
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row, by_length
 from kedit_lab.types import Fact
@@ -97,9 +97,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
-    heads = [facts[members[0]] for members in groups]
-    parts = recipe.target.split("+")
-    begun = torch.stack([read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts])
+    begun = None if recipe.target == "block" else starts(lab, [facts[members[0]] for members in groups], layer, recipe)
     means = None
     if recipe.align == "keys" or "key" in (recipe.bound, recipe.start):
         each = keys(lab, facts, layer, prefixes or None, recipe.token).float()
@@ -107,9 +105,10 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
-    known = torch.zeros_like(begun[-1])  # δ of every group so far
+    known = torch.zeros(len(groups), lab.arch.d_model, device=lab.anchor.device)  # δ of every group so far
     # an aligned value depends on the size of its block, which therefore does not depend on the layer
     tokens = budget(lab) if alignment is not None else budget(lab, layer + 1, 2 * ROOM)
+    leads: Known = {}
     for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:
@@ -117,19 +116,34 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
             norms = None if means is None else means[batch].norm(dim=1)
             ahead = None if alignment is None else alignment.ahead(batch)
             seen = None if watch is None else partial(tell, watch, known, batch)
-            found, losses = descend(lab, rows, begun[:, batch], norms, layer, recipe, ahead, seen)
-            kept = found[-1], losses
+            own = None if begun is None else begun[:, batch]
+            kept = descend(lab, rows, own, norms, layer, recipe, ahead, seen, leads)
             if journal is not None:
                 journal.keep(batch, *kept)
-        delta, losses = kept
+        start, delta, losses = kept
         known[batch] = delta
         if alignment is not None:
             alignment.keep(batch, delta)
         for i, g in enumerate(batch):
             members = list(groups[g])
-            h[members], z[members] = begun[-1, g], begun[-1, g] + delta[i]
+            h[members], z[members] = start[i], start[i] + delta[i]
             curves[g] = losses[i]
     return Targets(z, h, curves)
+
+
+def starts(lab: Lab, heads: Sequence[Fact], layer: int, recipe: Recipe) -> Float[Tensor, "parts groups d_model"]:
+    """What the parts that the recipe names hold at the lookup token of bare prompts."""
+    parts = recipe.target.split("+")
+    return torch.stack([read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts])
+
+
+def entering(tails: Sequence[Tail], parts: Sequence[Sequence[int]],
+             rows: Sequence[Asked]) -> Float[Tensor, "1 groups d_model"]:  # fmt: skip
+    """What enters a tail at the lookup token of every group's first row, the bare prompt of its first member."""
+    hidden = torch.cat([tail.hidden[:, 0] for tail in tails]).float()
+    place = {row: at for at, row in enumerate(row for part in parts for row in part)}
+    first = {a.group: i for i, a in reversed(list(enumerate(rows)))}
+    return hidden[[place[first[g]] for g in sorted(first)]][None]
 
 
 def tell(watch: Watch, known: Tensor, batch: list[int], step: int, delta: Float[Tensor, "batch d_model"]) -> None:
@@ -197,14 +211,18 @@ def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "ro
     return torch.cat([hidden[:, :1] + shift[:, None].to(hidden), hidden[:, 1:]], 1)
 
 
-def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"], norms: Tensor | None, layer: int,
-            recipe: Recipe, alignment: Alignment | None,
-            watch: Watch | None = None) -> tuple[Tensor, list[list[float]]]:  # fmt: skip
-    """(δ, loss curves) of the groups 0 .. groups-1 that the rows belong to."""
-    groups = h.shape[1]
+def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"] | None, norms: Tensor | None,
+            layer: int, recipe: Recipe, alignment: Alignment | None, watch: Watch | None = None,
+            known: Known | None = None) -> Found:  # fmt: skip
+    """(h, δ, loss curves) of the groups 0, 1, ... that the rows belong to, of the part that is written last.
+
+    ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``known`` see ``Tail.each``.
+    """
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))
-    tails = Tail.each(lab, [a.row for a in rows], parts, start)
+    tails = Tail.each(lab, [a.row for a in rows], parts, start, known)
+    h = entering(tails, parts, rows) if h is None else h
+    groups = h.shape[1]
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
     del tails
     variable = Variable.of(h, norms, recipe)
@@ -215,8 +233,9 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     curves: list[list[float]] = [[] for _ in range(groups)]
 
     def passed(delta: Tensor) -> tuple[Tensor, ...]:
-        """(loss, drift, target tokens missed) of every group, zero of those that have left."""
-        told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups) for b in bundles]
+        """(loss, drift, target tokens missed if that ends it) of every group, zero of those that have left."""
+        counted = bool(recipe.settled)
+        told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups, counted) for b in bundles]
         nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
         loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
         return loss if alignment is None else loss + alignment.loss(delta[-1]), kl, missed
@@ -247,4 +266,4 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
         if recipe.settled:
             weight = torch.where(missed == 0, recipe.settled, 1.0).to(weight)
         bundles = staying(bundles, active)
-    return variable.delta.detach(), curves
+    return h[-1], variable.delta.detach()[-1], curves

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.past import behind, remembered
+from kedit_lab.model.past import Known, behind, remembered
 from kedit_lab.types import Fact
 
 CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, as in the reference implementation, on another device
@@ -43,8 +43,9 @@ def read(
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
     layers = [lab.arch.layer(layer) for layer in layers]
     states: dict[int, Tensor] = {}
+    leads: Known = {}
     for batch in chunks(order, CHUNK[0 if lab.anchor.is_cpu else 1]):
-        inputs, at = prepared(lab, [cut[i] for i in batch], max(layers) if len(texts) > 1 else None)
+        inputs, at = prepared(lab, [cut[i] for i in batch], max(layers) if len(texts) > 1 else None, leads)
         with record(lab, part, layers, stop=True) as seen:
             seen.forward(**inputs)
         for layer in layers:
@@ -53,15 +54,16 @@ def read(
     return {layer: found.unflatten(0, (-1, len(texts))) for layer, found in states.items()}
 
 
-def prepared(lab: Lab, rows: Sequence[tuple[int, ...]], last: int | None) -> tuple[dict[str, Any], list[int]]:
+def prepared(lab: Lab, rows: Sequence[tuple[int, ...]], last: int | None,
+             leads: Known) -> tuple[dict[str, Any], list[int]]:  # fmt: skip
     """(inputs of a pass, the position of every row's last token in it).
 
     With the number of the ``last`` block that is read, all but the last token are run before, prefixes that rows share
-    once for all of them.
+    once for all of them (and for all calls with the same ``leads``).
     """
     if last is None:
         return lab.batch(rows) | {"use_cache": False}, [len(row) - 1 for row in rows]
-    past, before = remembered(lab, [row[:-1] for row in rows], last)
+    past, before = remembered(lab, [row[:-1] for row in rows], last, leads)
     ids = torch.tensor([row[-1:] for row in rows], device=before.device)
     mask = torch.cat([before, torch.ones_like(ids)], 1)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}

@@ -114,14 +114,15 @@ def distinct_subject(n: int, seed: int = 0, world: World | None = None) -> list[
 
 def known_facts(world: World, subject: str, count: int | None, rng: random.Random) -> list[Fact]:
     """Edits of ``count`` (or all) facts that the model knows of a subject, each to another object of its relation."""
-    relations = [world.relations[id] for id in world.facts_of[subject]]
-    chosen = rng.sample(relations, len(relations) if count is None else count)
-    facts = []
-    for relation in chosen:
-        true = world.known[subject, relation.id]
-        target = rng.choice([o for o in world.answers[relation.id] if o not in (true, subject)])
-        facts.append(make_fact(world, subject, relation, target, rng))
-    return facts
+    relations = list(world.facts_of[subject])
+    return [known_fact(world, subject, id, rng) for id in rng.sample(relations, count or len(relations))]
+
+
+def known_fact(world: World, subject: str, relation: str, rng: random.Random) -> Fact:
+    """An edit of a fact that the model knows to another object of its relation."""
+    true = world.known[subject, relation]
+    target = rng.choice([o for o in world.answers[relation] if o not in (true, subject)])
+    return make_fact(world, subject, world.relations[relation], target, rng)
 
 
 def by_density(
@@ -141,6 +142,16 @@ def by_density(
         raise ValueError(f"{needed} subjects of class {cls} with {per_subject} facts are needed; there are {len(able)}")
     facts = [fact for s in rng.sample(able, needed) for fact in known_facts(world, s, per_subject, rng)]
     return facts[:n]
+
+
+def at_random(n: int, seed: int = 0, cls: str = "Person", world: World | None = None) -> list[Fact]:
+    """``n`` edits drawn from all facts that the model knows of a class: a subject comes back as chance has it."""
+    world = world or lab_world()
+    rng = random.Random(f"random {seed}")
+    known = [(subject, relation) for subject in subjects_of(world, cls) for relation in world.facts_of[subject]]
+    if not 1 <= n <= len(known):
+        raise ValueError(f"n is {n}; {len(known)} facts are known of class {cls}")
+    return [known_fact(world, subject, relation, rng) for subject, relation in rng.sample(known, n)]
 
 
 def related(subjects: int = 1, cls: str = "Person", seed: int = 0, world: World | None = None) -> list[Fact]:

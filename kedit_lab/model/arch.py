@@ -100,6 +100,11 @@ class Arch:
         inside = attention_child(self.blocks[layer])
         return [p for p in self.inner[layer] if f".{inside}." not in p.name]
 
+    def entering(self, layer: int) -> list[Projection]:
+        """The projections of a block's input into its attention: queries, keys and values, together or apart."""
+        inside, out = attention_child(self.blocks[layer]), self.attention[layer].module
+        return [p for p in self.inner[layer] if f".{inside}." in p.name and p.module is not out]
+
     def mlp_module(self, layer: int) -> nn.Module | None:
         """A block's child that is its MLP, or None where the MLP's projections are children of the block itself."""
         down = self.mlp[layer].module
@@ -116,7 +121,8 @@ class Arch:
 
     def logits(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Head (and soft cap) on final-norm hidden states: what the model itself returns as logits."""
-        logits = self.head(normed) * self.head_scale
+        logits = self.head(normed)
+        logits = logits if self.head_scale == 1 else logits * self.head_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def layer(self, layer: int) -> int:

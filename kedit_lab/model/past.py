@@ -13,11 +13,13 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.spots import real, seeing
 from kedit_lab.model.tokens import by_length, pad
 
-WASTE = (96, 1024)  # tokens of padding in a pass before the next row opens another: on a CPU, on another device
+WASTE = (192, 1024)  # tokens of padding in a pass before the next row opens another: on a CPU, on another device
 LEAST = 8  # leading ids that rows must have in common before what they share is run once for all
 Past = tuple[tuple[Tensor, Tensor], ...]  # (keys, values) per layer, each rows x heads x tokens x width
+Known = dict[tuple[tuple[int, ...], ...], tuple[Past, Tensor]]  # (past, mask) of leads that were run before
 
 
 class FrozenLayer(DynamicLayer):
@@ -41,8 +43,11 @@ class GrowingLayer(FrozenLayer):
 
 
 def taken(past: Past, rows: Int[Tensor, " rows"]) -> Past:
-    """Some rows (indices) of a past, whose layers may lie on several devices."""
-    return tuple((keys[rows.to(keys.device)], values[rows.to(values.device)]) for keys, values in past)
+    """Some rows (indices) of a past, whose layers may lie on several devices, or be one and the same; all: itself."""
+    if not past or (len(rows) == len(past[0][0]) and torch.equal(rows, torch.arange(len(rows), device=rows.device))):
+        return past
+    once = {id(pair): tuple(x[rows.to(x.device)] for x in pair) for pair in past}
+    return tuple(once[id(pair)] for pair in past)
 
 
 def halt(_hidden: Tensor) -> None:
@@ -80,7 +85,8 @@ def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]]
     positions = (mask.cumsum(1) - 1).clamp_min(0)[:, seen.shape[1] :]
     inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": positions}
     cache = Cache(layers=[GrowingLayer(*pair) for pair in past]) if past else DynamicCache()
-    with suppress(Stop), on(lab.arch.attention[last].module, True, halt):
+    mlps, spots = map(lab.arch.mlp_module, range(lab.arch.layers)), real(batch["attention_mask"])
+    with suppress(Stop), seeing((mlp, spots) for mlp in mlps), on(lab.arch.attention[last].module, True, halt):
         lab.model.base_model(**lab.inputs(inputs), past_key_values=cache, use_cache=True)
     return tuple((layer.keys, layer.values) for layer in cache.layers), mask
 
@@ -89,31 +95,32 @@ def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[P
     """The same with all padding on the left, ``width`` positions in all."""
     spare = max(0, width - mask.shape[1])
     order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + spare :]
-    place = widen(order, (spare, 0))[:, None, :, None]
-    there = lambda x: x.gather(2, place.to(x.device).expand(*x.shape[:2], -1, x.shape[3]))  # noqa: E731
+    place, row = widen(order, (spare, 0)), torch.arange(len(mask), device=mask.device)[:, None]
+    there = lambda x: x[row.to(x.device), :, place.to(x.device)].transpose(1, 2)  # noqa: E731
     return tuple((there(k), there(v)) for k, v in past), widen(mask.gather(1, order), (spare, 0))
 
 
 @torch.no_grad()
-def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tuple[Past, Int[Tensor, "rows width"]]:
-    """(past, mask) of rows of ids, padded on the left: equal rows, and what rows have in common in front, are run once.
+def unsorted(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
+             known: Known | None = None) -> tuple[Past, Tensor, Int[Tensor, " rows"]]:  # fmt: skip
+    """(past, mask, where each row is in them) of rows of ids, padded on the left, up to block ``last``.
 
-    Up to block ``last``. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
+    Equal rows, and what rows have in common in front, are run once; the latter once for all calls that share ``known``
+    and the model as it is. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
     sliding windows count.
     """
-    once = list(dict.fromkeys(rows))
-    if len(once) < len(rows):
-        past, mask = remembered(lab, once, last)
-        at = {row: i for i, row in enumerate(once)}
-        back = torch.tensor([at[row] for row in rows], device=mask.device)
-        return taken(past, back), mask[back]
-    width, shared, nothing = max(map(len, rows)), leads(rows), torch.zeros(len(rows), 0, dtype=torch.long)
+    once = {row: i for i, row in enumerate(dict.fromkeys(rows))}
+    apart = list(once)
+    width, shared, nothing = max(map(len, apart)), leads(apart), torch.zeros(len(apart), 0, dtype=torch.long)
     nothing = nothing.to(lab.anchor.device)
     if not width:
-        return (), nothing
+        return (), nothing, nothing.new_zeros(len(rows))
     unique = list(dict.fromkeys(shared))
-    lead, seen = extended(lab, (), nothing[: len(unique)], unique, True, last) if any(unique) else ((), nothing)
-    rest = [row[len(start) :] for row, start in zip(rows, shared, strict=True)]
+    known = {} if known is None else known
+    if any(unique) and tuple(unique) not in known:
+        known[tuple(unique)] = extended(lab, (), nothing[: len(unique)], unique, True, last)
+    lead, seen = known.get(tuple(unique), ((), nothing))
+    rest = [row[len(start) :] for row, start in zip(apart, shared, strict=True)]
     parts = by_length([len(ids) for ids in rest], waste(lab))
     found = []
     for part in parts:
@@ -121,15 +128,24 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1) -> tup
         found.append(
             aligned(*extended(lab, taken(lead, owner), seen[owner], [rest[i] for i in part], False, last), width)
         )
-    back = torch.tensor([i for part in parts for i in part], device=nothing.device).argsort()
+    place = {i: at for at, i in enumerate(i for part in parts for i in part)}
+    back = torch.tensor([place[once[row]] for row in rows], device=nothing.device)
+    if len(found) == 1:
+        return *found[0], back
     layers = zip(*(past for past, _ in found), strict=True)
     past = tuple(tuple(torch.cat(some) for some in zip(*layer, strict=True)) for layer in layers)
-    return taken(past, back), torch.cat([mask for _, mask in found])[back]
+    return past, torch.cat([mask for _, mask in found]), back
 
 
-def narrowed(past: Past, mask: Tensor, part: Sequence[int]) -> tuple[Past, Tensor]:
-    """(past, mask) of a part of the rows (indices), no wider than the longest of them."""
-    rows = torch.tensor(list(part), device=mask.device)
+def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
+               known: Known | None = None) -> tuple[Past, Int[Tensor, "rows width"]]:  # fmt: skip
+    """(past, mask) of rows of ids in their order, see ``unsorted``."""
+    past, mask, back = unsorted(lab, rows, last, known)
+    return taken(past, back), mask[back]
+
+
+def narrowed(past: Past, mask: Tensor, rows: Int[Tensor, " rows"]) -> tuple[Past, Tensor]:
+    """(past, mask) of some rows (indices), no wider than the longest of them."""
     unused = mask.shape[1] - int(mask[rows].sum(1).max())
     if unused == mask.shape[1]:
         return (), mask[rows, unused:]

@@ -3,12 +3,13 @@
 Below the written layer nothing depends on what is written, and before the lookup token nothing does at any layer.
 So the positions before it are run once and kept as attention keys and values, the lower blocks are run once and then
 passed through, and every later call costs the upper blocks on the tokens from the lookup token on. MLPs see no padding,
-and the last one no position that nobody reads, once it is said which are read.
+the last block's projections no position that nobody reads, once it is said which are read, and what the attention of
+the first upper block makes of all but the lookup tokens is kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from kedit_lab.model.arch import Projection
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import Past, behind, narrowed, remembered, taken
+from kedit_lab.model.past import Known, Past, behind, narrowed, taken, unsorted
+from kedit_lab.model.spots import first_alone, instead, real, seeing
 from kedit_lab.model.tokens import Row, pad
 
 
@@ -28,7 +31,8 @@ class Tail:
 
     ``hidden`` (rows x tokens x d_model) is the input of block ``start`` (of the final norm if ``start`` is the number
     of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it. Only the
-    positions in ``needed`` (rows x tokens, counted through) come out right where that is given; None: all.
+    positions in ``needed`` (rows x tokens, counted through) come out right where that is given; None: all. ``kept`` is
+    what the projections into the attention of block ``start`` said of all columns but the first.
     """
 
     lab: Lab
@@ -38,6 +42,7 @@ class Tail:
     inputs: dict[str, Tensor]
     past: Past
     needed: Int[Tensor, " spots"] | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lab: Lab, rows: Sequence[Row], start: int) -> "Tail":
@@ -46,10 +51,15 @@ class Tail:
 
     @classmethod
     @torch.no_grad()
-    def each(cls, lab: Lab, rows: Sequence[Row], parts: Sequence[Sequence[int]], start: int) -> list["Tail"]:
-        """The tails of several parts of the rows (indices), which are to be run apart: their pasts are run together."""
-        past, before = remembered(lab, [row.ids[: row.lookup] for row in rows])
-        return [cls.with_past(lab, [rows[i] for i in part], start, *narrowed(past, before, part)) for part in parts]
+    def each(cls, lab: Lab, rows: Sequence[Row], parts: Sequence[Sequence[int]], start: int,
+             known: Known | None = None) -> list["Tail"]:  # fmt: skip
+        """The tails of several parts of the rows (indices), which are to be run apart: their pasts are run together.
+
+        Calls that share ``known`` run leads of their rows once, while the model is as it is.
+        """
+        past, before, at = unsorted(lab, [row.ids[: row.lookup] for row in rows], known=known)
+        own = [narrowed(past, before, at[list(part)]) for part in parts]
+        return [cls.with_past(lab, [rows[i] for i in part], start, *of) for part, of in zip(parts, own, strict=True)]
 
     @classmethod
     def with_past(cls, lab: Lab, rows: Sequence[Row], start: int, past: Past, before: Tensor) -> "Tail":
@@ -66,12 +76,14 @@ class Tail:
             raise Stop
 
         kind = lab.arch.blocks[0].register_forward_hook(lambda _m, _i, out: seen.update(tuples=isinstance(out, tuple)))
+        mlps, spots = map(lab.arch.mlp_module, range(start)), real(after["attention_mask"])
         try:
-            with suppress(Stop), on(*blank.entrance, arrive):
+            with suppress(Stop), seeing((mlp, spots) for mlp in mlps), on(*blank.entrance, arrive):
                 blank.run()
         finally:
             kind.remove()
-        return cls(lab, start, seen["tuples"], seen["hidden"], inputs, past)
+        kept = tuple(past[max(at, min(start, len(past) - 1))] for at in range(len(past)))  # no lower block is run again
+        return cls(lab, start, seen["tuples"], seen["hidden"], inputs, kept)
 
     @property
     def entrance(self) -> tuple[nn.Module, bool]:
@@ -86,7 +98,8 @@ class Tail:
     def __call__(self, write: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "rows tokens d_model"]:
         """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``.
 
-        Without it the hidden states enter as they are, and the caller may write inside the block.
+        It may change column 0. Without it the hidden states enter as they are, and the caller may write inside the
+        block, behind its attention's projections of them.
         """
         enter = (lambda _hidden: self.hidden) if write is None else (lambda _hidden: write(self.hidden))
         with self.skipped(), self.trimmed(self.start + (write is None)), on(*self.entrance, enter):
@@ -110,23 +123,36 @@ class Tail:
     @cached_property
     def real(self) -> Int[Tensor, " spots"] | None:
         """Positions that are no padding (counted through); None: all."""
-        mask = self.inputs["attention_mask"][:, -self.hidden.shape[1] :].flatten()
-        return None if mask.all() else mask.nonzero()[:, 0]
+        return real(self.inputs["attention_mask"][:, -self.hidden.shape[1] :])
 
     @contextmanager
     def trimmed(self, start: int) -> Iterator[None]:
-        """Let MLPs (that are modules) from block ``start`` on see no padding, and the last one what is needed alone.
+        """Show modules that see every position by itself what is needed alone; their output elsewhere is zero.
 
-        An MLP sees every position by itself; its output elsewhere is zero.
+        MLPs (that are modules) from block ``start`` on see no padding; the last MLP and the last attention's output
+        projection, where it is said what is read, only that. The projections into the first attention see column 0.
         """
         last = self.lab.arch.layers - 1
+        read = self.real if self.needed is None else self.needed
+        shown = [(self.mlps[layer], self.real if layer < last else read) for layer in range(start, last + 1)]
+        if start <= last:
+            shown.append((self.lab.arch.attention[last].module, self.needed))
         with ExitStack() as stack:
-            for layer in range(start, last + 1):
-                spots = self.real if layer < last or self.needed is None else self.needed
-                mlp = self.lab.arch.mlp_module(layer)
-                if spots is not None and mlp is not None:
-                    stack.enter_context(seeing(mlp, spots))
+            stack.enter_context(seeing(shown))
+            for entering in self.entering:
+                stack.enter_context(instead(entering.module, partial(first_alone, self.kept, entering.name)))
             yield
+
+    @cached_property
+    def mlps(self) -> list[nn.Module | None]:
+        """Every block's MLP, where it is a module."""
+        return [self.lab.arch.mlp_module(layer) for layer in range(self.lab.arch.layers)]
+
+    @cached_property
+    def entering(self) -> list[Projection]:
+        """The projections into the attention of block ``start``, if there is one and any column but the first."""
+        there = self.start < self.lab.arch.layers and self.hidden.shape[1] > 1
+        return self.lab.arch.entering(self.start) if there else []
 
     def reading(self, row: Int[Tensor, " spots"], column: Int[Tensor, " spots"]) -> "Tail":
         """This tail when only these positions of its output will be read."""
@@ -135,27 +161,5 @@ class Tail:
     def select(self, rows: Tensor) -> "Tail":
         """The tail of a subset of the rows (indices), with all positions to be read."""
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
-        return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, taken(self.past, rows))
-
-
-@contextmanager
-def seeing(module: nn.Module, spots: Tensor) -> Iterator[None]:
-    """Let a position-wise module see some positions alone."""
-    forward, patched = module.forward, module.__dict__.get("forward")
-    module.forward = partial(at_spots, forward, spots)
-    try:
-        yield
-    finally:
-        del module.forward
-        if patched is not None:
-            module.forward = patched
-
-
-def at_spots(forward: Callable[..., Tensor], spots: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A position-wise module's forward on some positions of its inputs (rows x tokens x width), zero at the others."""
-    whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-    spots = spots.to(whole.device)
-    some = lambda x: x.flatten(0, 1).index_select(0, spots)[None] if isinstance(x, Tensor) else x  # noqa: E731
-    out = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
-    zeros = out.new_zeros(whole.shape[0] * whole.shape[1], out.shape[-1])
-    return zeros.index_copy(0, spots, out[0]).unflatten(0, whole.shape[:2])
+        kept = {name: tensor[rows.to(tensor.device)] for name, tensor in self.kept.items()}
+        return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, taken(self.past, rows), kept=kept)

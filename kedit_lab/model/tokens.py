@@ -49,12 +49,12 @@ def encoded(tokenizer: Any, texts: Sequence[str], chat: Chat | None = None) -> I
         raise ValueError(
             f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
         )
-    shift = 0 if chat is None else len(chat.before)
+    shift, special = 0 if chat is None else len(chat.before), set(tokenizer.all_special_ids)
     for start in range(0, len(texts), AT_ONCE):
         batch = [text if chat is None else chat.pose(text) for text in texts[start : start + AT_ONCE]]
         found = tokenizer(batch, return_offsets_mapping=True, add_special_tokens=chat is None)
         for text, ids, offsets in zip(batch, found["input_ids"], found["offset_mapping"], strict=True):
-            while ids and ids[-1] in tokenizer.all_special_ids and offsets[-1] == (0, 0):
+            while ids and ids[-1] in special and offsets[-1] == (0, 0):
                 ids, offsets = ids[:-1], offsets[:-1]
             own = own_offsets(tokenizer, text, ids, offsets)
             yield ids, [(first - shift, stop - shift) for first, stop in own] if shift else own
@@ -90,22 +90,34 @@ def apart(tokenizer: Any, text: str, span: tuple[int, int], ids: Sequence[int]) 
     return [(first + end - 1, first + end) for end in ends]
 
 
-def target_ids(tokenizer: Any, target: str, chat: Chat | None = None) -> tuple[int, ...]:
-    """Ids of " target" as a continuation, without special tokens and without a tokenizer's dummy first piece.
+def targets_ids(tokenizer: Any, targets: Sequence[str], chat: Chat | None = None) -> list[tuple[int, ...]]:
+    """Ids of every " target" as a continuation, without special tokens and without a tokenizer's dummy first piece.
 
     In a chat it continues the template's text behind the prompt, with a space in front only where the template has one.
     """
-    if not target.strip():
-        raise ValueError(f"target {target!r} is empty; give the text that should follow the prompt")
-    before, text = "a", target if target[0].isspace() else f" {target}"
-    if chat is not None:
-        before, text = chat.after or before, chat.space + target.lstrip()
-    plain = lambda part: tokenizer(part, add_special_tokens=False)["input_ids"]  # noqa: E731
-    anchor, joined = plain(before), plain(before + text)
-    ids = joined[len(anchor) :] if joined[: len(anchor)] == anchor else plain(text)
-    if not ids:
-        raise ValueError(f"target {target!r} gives no tokens with {type(tokenizer).__name__}; choose another target")
-    return tuple(ids)
+    texts = []
+    for target in targets:
+        if not target.strip():
+            raise ValueError(f"target {target!r} is empty; give the text that should follow the prompt")
+        plain = target if target[0].isspace() else f" {target}"
+        texts.append(plain if chat is None else chat.space + target.lstrip())
+    before = "a" if chat is None else chat.after or "a"
+    read = lambda some: tokenizer(some, add_special_tokens=False)["input_ids"]  # noqa: E731
+    anchor, *joined = read([before, *(before + text for text in texts)])
+    found = []
+    for target, text, whole in zip(targets, texts, joined, strict=True):
+        ids = whole[len(anchor) :] if whole[: len(anchor)] == anchor else read(text)
+        if not ids:
+            raise ValueError(
+                f"target {target!r} gives no tokens with {type(tokenizer).__name__}; choose another target"
+            )
+        found.append(tuple(ids))
+    return found
+
+
+def target_ids(tokenizer: Any, target: str, chat: Chat | None = None) -> tuple[int, ...]:
+    """The ids of one target, see ``targets_ids``."""
+    return targets_ids(tokenizer, [target], chat)[0]
 
 
 def last_token(offsets: Sequence[tuple[int, int]], end: int, start: int = 0) -> int:
@@ -152,7 +164,8 @@ def fact_rows(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = (
               chat: Chat | None = None) -> list[list[Row]]:  # fmt: skip
     """Per fact, its rows behind each prefix."""
     prompts = iter(fact_prompts(tokenizer, facts, prefixes, rule, chat))
-    targets = {text: target_ids(tokenizer, text, chat) for text in dict.fromkeys(fact.target_new for fact in facts)}
+    texts = list(dict.fromkeys(fact.target_new for fact in facts))
+    targets = dict(zip(texts, targets_ids(tokenizer, texts, chat), strict=True))
     return [[Row(ids, targets[fact.target_new], at) for ids, at in islice(prompts, len(prefixes))] for fact in facts]
 
 
@@ -204,7 +217,7 @@ def self_test(tokenizer: Any, chat: Chat | None = None) -> list[str]:
 
 
 def by_length(lengths: Sequence[int], waste: int) -> list[list[int]]:
-    """Indices of rows, shortest first, in bundles that hold at most ``waste`` tokens of padding."""
+    """Indices of rows in bundles that hold at most ``waste`` tokens of padding, the shortest rows first."""
     bundles: list[list[int]] = []
     spent = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -213,4 +226,4 @@ def by_length(lengths: Sequence[int], waste: int) -> list[list[int]]:
             bundles.append([])
             spent = 0
         bundles[-1].append(i)
-    return bundles
+    return [sorted(bundle) for bundle in bundles]

@@ -32,6 +32,18 @@ def clock(lab: Lab, work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), now(lab) - began
 
 
+def beside(lab: Lab, work: Callable[[], Any], plain: Callable[[], Any]) -> tuple[Any, float, Any, float]:
+    """(result, seconds) of some work and of its plain form; the work is warm, and timed before and behind the other.
+
+    A machine's speed drifts by some percent within the seconds that this takes: the mean of the two has that of both.
+    """
+    work()  # memory is new to the process
+    _, before = clock(lab, work)
+    plainly, took = clock(lab, plain)
+    result, behind = clock(lab, work)
+    return result, (before + behind) / 2, plainly, took
+
+
 def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", seed: int = 0, plain: int = 100,
           texts: Sequence[str] | None = None, **overrides: Any) -> pd.DataFrame:  # fmt: skip
     """Milliseconds per fact of keys, targets and solve, batched and plain, their ratio, and the agreement of ΔW.
@@ -44,24 +56,30 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
     moment = second_moment(lab, layer, texts)
     preserved = Preserved(moment, recipe.lam_of(layer))
     _ = preserved.factor
-    keys(lab, by_density(2, seed=seed), layer, prefixes)  # warm up
+    one = by_density(1, seed=seed)
+    plain_keys(lab, one, layer, prefixes)
+    plain_target(lab, one[0], recipe, prefixes)
     rows = []
     for size in sizes:
         facts = by_density(size, seed=seed)
         some = facts[:plain]
         fast, slow = {}, {}
-        k, fast["keys"] = clock(lab, lambda f=facts: keys(lab, f, layer, prefixes))
-        slow_k, slow["keys"] = clock(lab, lambda f=some: plain_keys(lab, f, layer, prefixes))
-        found, fast["targets"] = clock(
-            lab, lambda f=facts: targets.values(lab, f, group(lab, f, recipe.group, layer), recipe, prefixes)
+        k, fast["keys"], slow_k, slow["keys"] = beside(
+            lab,
+            lambda f=facts: keys(lab, f, layer, prefixes),
+            lambda f=some: plain_keys(lab, f, layer, prefixes),
         )
-        slow_z, slow["targets"] = clock(
-            lab, lambda f=some: torch.stack([plain_target(lab, x, recipe, prefixes) for x in f])
+        found, fast["targets"], slow_z, slow["targets"] = beside(
+            lab,
+            lambda f=facts: targets.values(lab, f, group(lab, f, recipe.group, layer), recipe, prefixes),
+            lambda f=some: torch.stack([plain_target(lab, x, recipe, prefixes) for x in f]),
         )
-        h = streams(lab, facts, layer).float()
-        delta, fast["solve"] = clock(lab, lambda k=k, r=found.z - h: ridge(k, r, preserved))
-        n = len(some)
-        whole, slow["solve"] = clock(lab, lambda k=slow_k, r=slow_z - h[:n]: plain_solve(k, r, moment, preserved.lam))
+        h, n = streams(lab, facts, layer).float(), len(some)
+        delta, fast["solve"], whole, slow["solve"] = beside(
+            lab,
+            lambda k=k, r=found.z - h: ridge(k, r, preserved),
+            lambda k=slow_k, r=slow_z - h[:n]: plain_solve(k, r, moment, preserved.lam),
+        )
         same = agreement(delta if n == size else ridge(k[:n], (found.z - h)[:n], preserved), whole)
         slow["solve"] *= n / size  # one inverse for the whole batch, whatever its size
         fast["all"], slow["all"] = sum(fast.values()), sum(slow.values())

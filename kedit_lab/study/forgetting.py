@@ -1,7 +1,7 @@
 """What a sequence of batches forgets, and what SeqMMR's merge and router give back.
 
 SeqMMR, Tables 1 and 5 to 8, Fig. 3. As there, every subject comes once ("distinct"); in a second setting every batch
-returns to the same subjects ("shared").
+returns to the same subjects ("shared"); in a third facts are drawn at random, and a few subjects come back ("random").
 """
 
 import time
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from kedit_lab.edit.router import Router
 from kedit_lab.edit.weights import put_back
-from kedit_lab.facts.sets import by_density
+from kedit_lab.facts.sets import at_random, by_density
 from kedit_lab.measure.ability import passages
 from kedit_lab.measure.health import Reference, health, next_tokens
 from kedit_lab.measure.metrics import Report, evaluate, score
@@ -24,7 +24,7 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.study.sequence import Merge, Run, Weights, choose, lab_reference, route, sequence
 from kedit_lab.types import Fact
 
-SETTINGS = ("distinct", "shared")
+SETTINGS = ("distinct", "shared", "random")
 BASES = ("plain", "merged")
 ASKED = 2  # paraphrases and neighbours of each fact; all of them would be most of the time that a grid takes
 TEXTS = 8
@@ -33,10 +33,12 @@ METRICS = ("efficacy", "paraphrase", "specificity", "score")
 
 
 def batches_of(setting: str, seed: int = 0, count: int = 10, size: int = 20) -> list[list[Fact]]:
-    """``count`` batches of ``size`` facts that the model knows: every subject once, or the same ones in every batch."""
+    """``count`` batches of ``size`` facts that the model knows: every subject once, the same ones in every batch, or as
+    a random draw has it."""
     if setting not in SETTINGS:
         raise ValueError(f"setting is {setting!r}; choose one of {', '.join(SETTINGS)}")
-    drawn = by_density(count * size, count if setting == "shared" else 1, seed)
+    each = count if setting == "shared" else 1
+    drawn = at_random(count * size, seed) if setting == "random" else by_density(count * size, each, seed)
     facts = [replace(f, paraphrases=f.paraphrases[:ASKED], neighborhood=f.neighborhood[:ASKED]) for f in drawn]
     return [facts[i::count] if setting == "shared" else facts[i * size : (i + 1) * size] for i in range(count)]
 
@@ -74,10 +76,11 @@ def merged(run: Run, merge: Merge) -> list[Weights]:
 
 def forgetting(lab: Lab, method: str = "memit", setting: str = "shared", seed: int = 0, count: int = 10, size: int = 20,
                ratios: Sequence[float] = (0.85,), bases: Sequence[str] = BASES, k: int = 2, questions: int = 60,
-               **overrides: Any) -> dict[str, Any]:  # fmt: skip
+               written: bool = False, **overrides: Any) -> dict[str, Any]:  # fmt: skip
     """Batches in sequence, asked at the end: by the sequence alone and merged, with and without the router.
 
-    ``kept`` has a row per base, ratio, router and batch with the metrics; ``whole`` one per base, ratio and router with
+    ``kept`` has a row per base, ratio, router and batch with the metrics (and the efficacy that the edited model had
+    right behind the batch, if ``written`` is asked for); ``whole`` one per base, ratio and router with
     the ``kl`` behind unrelated prompts and the ``ability`` (passage questions) of what answers; ``weights`` one per
     base and ratio with the ``kls`` after every batch, the ``perplexity`` and the ``seconds`` of an edit or a merge per
     batch. ``answer`` and ``route`` are the seconds of one prompt.
@@ -92,6 +95,7 @@ def forgetting(lab: Lab, method: str = "memit", setting: str = "shared", seed: i
         try:
             well = [state_health(lab, state, reference) for state in states[1:]]
             now, can, drift = ask(lab, batches), right(lab, asked), drifts(lab, reference)
+            wrote = at_once(lab, states, batches) if written else []
         finally:
             put_back(lab.arch, states[0])
         kls, perplexity = [row["kl"] for row in well], well[-1]["perplexity"]
@@ -100,8 +104,9 @@ def forgetting(lab: Lab, method: str = "memit", setting: str = "shared", seed: i
         for way in (None, router):
             at = arm | {"router": way is not None}
             for b, (found, then) in enumerate(zip(now, before, strict=True)):
-                metrics = choose(found, then, way).summary()[list(METRICS)]
-                told["kept"].append(at | {"batch": b + 1} | metrics.to_dict())
+                metrics = choose(found, then, way).summary()[list(METRICS)].to_dict()
+                own = {"written": wrote[b]} if written else {}
+                told["kept"].append(at | {"batch": b + 1} | metrics | own)
             ability = np.where(sent(way, [prompt for prompt, _ in asked]), can, could).mean()
             kl = (drift * sent(way, reference.prompts)).mean()
             told["whole"].append(at | {"kl": float(kl), "ability": float(ability)})
@@ -116,6 +121,15 @@ def sent(router: Router | None, prompts: Sequence[str]) -> Bool[np.ndarray, " pr
 def ask(lab: Lab, batches: Sequence[Sequence[Fact]]) -> list[Report]:
     """Every batch asked of the model as it stands."""
     return [evaluate(lab, batch, kinds=KINDS) for batch in batches]
+
+
+def at_once(lab: Lab, states: Sequence[Weights], batches: Sequence[Sequence[Fact]]) -> list[float]:
+    """The efficacy of every batch on the model as it was right behind it; the lab then carries the last weights."""
+    found = []
+    for state, batch in zip(states[1:], batches, strict=True):
+        put_back(lab.arch, state)
+        found.append(float(evaluate(lab, batch, kinds=("rewrite",)).summary()["efficacy"]))
+    return found
 
 
 def right(lab: Lab, asked: Sequence[tuple[str, str]]) -> Float[np.ndarray, " questions"]:

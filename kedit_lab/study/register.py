@@ -11,7 +11,7 @@ from kedit_lab.study.aligned import BATCHES, aligned, prepared
 from kedit_lab.study.compare import CASES, METHODS, compared, tuned
 from kedit_lab.study.distance import KINDS, apart
 from kedit_lab.study.eamet import batched, behind, by_relation, ordered, priced
-from kedit_lab.study.forgetting import SETTINGS, forgetting
+from kedit_lab.study.forgetting import forgetting
 from kedit_lab.study.related import first_of
 from kedit_lab.study.remerge import remerged
 from kedit_lab.study.routing import EMBEDDERS, routing
@@ -178,7 +178,7 @@ EXPERIMENTS = {
     ),
     "SQ-9": Experiment(
         "SeqMMR, Table 6: which prompts reach the edited model, the more neighbours vote?",
-        {"setting": SETTINGS, "embedder": EMBEDDERS, "k": (1, 2, 3, 5, 10, 20), "seed": (0, 1, 2)},
+        {"setting": ("distinct", "shared"), "embedder": EMBEDDERS, "k": (1, 2, 3, 5, 10, 20), "seed": (0, 1, 2)},
         measure=routing,
     ),
     "LAB-1": Experiment(
@@ -205,6 +205,12 @@ EXPERIMENTS = {
         "SeqMMR, Table 1, at the layer that suits the lab model: what do ten batches keep where keys have room?",
         {"seed": tuple(range(20)), "method": ("memit", "alphaedit")},
         {"setting": "distinct", "layers": (2,), "bases": ("plain",)},
+        forgetting,
+    ),
+    "LAB-6": Experiment(
+        "The same where facts are drawn at random, so that a few subjects come back: what is written, and lost again?",
+        {"seed": tuple(range(20)), "method": ("memit", "alphaedit")},
+        {"setting": "random", "layers": (2,), "bases": ("plain",), "written": True},
         forgetting,
     ),
 }

@@ -19,7 +19,7 @@ def test_batches_share_all_subjects_or_none():
         assert len({fact.text for batch in batches for fact in batch}) == 8
         assert len(unrelated(batches)) == 8
         assert not any(name in text for name in subjects[0] | subjects[1] for text in unrelated(batches))
-    with pytest.raises(ValueError, match="setting is 'dense'; choose one of distinct, shared"):
+    with pytest.raises(ValueError, match="setting is 'dense'; choose one of distinct, shared, random"):
         batches_of("dense")
 
 
@@ -42,6 +42,7 @@ def test_forgetting_measures_what_a_sequence_keeps(lab):
     run = kl.sequence(lab, batches_of("shared", count=2, size=3), "memit", reference=lab_reference(lab, TEXTS))
     alone = kept.query("base == 'none' and not router").set_index("batch")["efficacy"]
     assert alone.to_dict() == run.matrix().loc[2].to_dict()
+    assert "written" not in kept
     assert weights["kls"][0] == pytest.approx(run.health["kl"].to_list(), rel=1e-6)
     kl_of = whole.set_index(["base", "router"])["kl"]
     assert kl_of["none", False] == pytest.approx(run.health["kl"].iloc[-1], rel=1e-6)
@@ -49,6 +50,20 @@ def test_forgetting_measures_what_a_sequence_keeps(lab):
     routed = kept[kept["router"]].set_index(["base", "batch"])["specificity"]
     assert (routed >= kept[~kept["router"]].set_index(["base", "batch"])["specificity"]).all()
     assert whole["ability"].between(0, 1).all()
+
+
+def test_what_was_written_is_read_right_behind_each_batch(lab):
+    """Alone and merged: the diagonal of the retention matrix, beside its last row."""
+    before = lab.fingerprint()
+    row = forgetting(lab, setting="random", count=3, size=4, bases=("plain",), questions=10, written=True)
+    assert lab.fingerprint() == before
+    rows = unfolded(pd.DataFrame([row]))
+    batches, quiet = batches_of("random", count=3, size=4), {"reference": lab_reference(lab, 1)}
+    for arm, merge in (("none", None), ("plain", kl.Merge())):
+        matrix = kl.sequence(lab, batches, "memit", merge, **quiet).matrix()
+        found = rows[(rows["base"] == arm) & ~rows["router"]].set_index("batch")
+        assert found["written"].to_dict() == {b: matrix.loc[b, b] for b in (1, 2, 3)}
+        assert found["efficacy"].to_dict() == matrix.loc[3].to_dict()
 
 
 def test_two_votes_route_as_the_nearest_prompt_does(lab):

@@ -94,7 +94,7 @@ def test_last_token_differs_from_the_subjects(make):
 def test_chunks_do_not_matter(pico, monkeypatch):
     """Neither the size of a chunk nor the company in it, up to float32 rounding; and order goes with the facts."""
     whole = keys(pico, FACTS, 1, PREFIXES)
-    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module, "CHUNK", (3, 3))
     torch.testing.assert_close(keys(pico, FACTS, 1, PREFIXES), whole, **CLOSE)
     torch.testing.assert_close(keys(pico, FACTS[::-1], 1, PREFIXES), whole.flip(0), **CLOSE)
     torch.testing.assert_close(torch.cat([keys(pico, [f], 1, PREFIXES) for f in FACTS]), whole, **CLOSE)
@@ -103,7 +103,7 @@ def test_chunks_do_not_matter(pico, monkeypatch):
 def test_chunk_is_the_most_rows_of_a_pass(make, monkeypatch):
     lab, rows = make("gpt2"), []
     handle = lab.arch.blocks[0].register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
-    monkeypatch.setattr(module, "CHUNK", 8)
+    monkeypatch.setattr(module, "CHUNK", (8, 8))
     try:
         keys(lab, FACTS, 1, PREFIXES)
     finally:

@@ -103,6 +103,14 @@ def test_shared_leads_are_run_once(make):
     assert [tuple(shape) for shape in seen] == [(2, 9), (4, 5), (4, 4)]  # leads, what else is before, what is behind
 
 
+def test_leads_are_run_once_for_all_calls(make):
+    lab, rows, seen, known = make("llama"), sharing_rows()[:4], [], {}
+    with replace(lab, "input", 0, lambda hidden: seen.append(hidden.shape[:2])):
+        first, second = (Tail.each(lab, rows, [range(4)], 1, known)[0] for _ in range(2))
+    assert [tuple(shape) for shape in seen] == [(2, 9), (4, 5), (4, 4), (4, 5), (4, 4)]
+    assert torch.equal(first.hidden, second.hidden)
+
+
 def test_equal_pasts_are_run_once(make):
     lab, rows, seen = make("llama"), sharing_rows()[:4], []
     twice = [*rows, *(Row(row.prompt, row.target[::-1], row.lookup) for row in rows)]
@@ -184,6 +192,29 @@ def test_select_equals_a_tail_of_these_rows(pico, shape):
         assert_same(found, tail_pass(Tail.of(pico, some, start), some, delta))
 
 
+def test_what_other_columns_ask_the_first_attention_is_kept(pico):
+    """Later calls, of a part of the rows too, show the projections into it column 0 alone, and find the same."""
+    rows, start = make_rows(SHAPES["mixed"]), 1
+    tail, other = Tail.of(pico, rows, start), 2 * make_delta(rows).detach()
+    tail_pass(tail, rows, make_delta(rows))
+    entering = pico.arch.entering(start)
+    assert set(tail.kept) == {p.name for p in entering}
+    assert all(not kept.requires_grad for kept in tail.kept.values())
+    wanted, chosen = full_pass(pico, rows, start, other), torch.tensor([2, 0])
+    assert_same(tail_pass(tail, rows, other), wanted)
+    part = tail.select(chosen)
+    assert [len(kept) for kept in part.kept.values()] == [2] * len(entering)
+    assert_same(tail_pass(part, [rows[i] for i in chosen], other[chosen]), [wanted[i] for i in chosen])
+
+
+def test_no_past_of_blocks_that_are_not_run_again(make):
+    tail = Tail.of(make("llama"), make_rows(SHAPES["behind a prefix"]), 2)
+    assert all(pair is tail.past[2] for pair in tail.past[:2])
+    some = tail.select(torch.tensor([1]))
+    assert all(pair is some.past[2] for pair in some.past[:2])
+    assert [len(keys) for keys, _ in some.past] == [1] * LAYERS
+
+
 def test_repeated_calls_agree_bit_for_bit(pico):
     """The frozen past is read, never extended."""
     rows = make_rows(SHAPES["mixed"])
@@ -221,8 +252,8 @@ def test_prefix_is_not_computed(make):
 
 def state_of(lab):
     """What a tail might leave behind: forward attributes of instances, hooks, gradients."""
-    blocks = [*lab.arch.blocks, lab.arch.norm]
-    return [(dict(m.__dict__).get("forward"), list(m._forward_hooks), list(m._forward_pre_hooks)) for m in blocks]
+    every = lab.model.modules()
+    return [(dict(m.__dict__).get("forward"), list(m._forward_hooks), list(m._forward_pre_hooks)) for m in every]
 
 
 def test_model_is_as_before(pico):

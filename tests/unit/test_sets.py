@@ -146,7 +146,9 @@ def test_seed_zero_is_john_smith_and_sets_come_again():
     assert sets.by_density(5, 2, seed=4) == sets.by_density(5, 2, seed=4)
 
 
-@pytest.mark.parametrize("draw", [sets.same_subject, sets.distinct_subject, sets.by_density, sets.twins])
+@pytest.mark.parametrize(
+    "draw", [sets.same_subject, sets.distinct_subject, sets.by_density, sets.at_random, sets.twins]
+)
 def test_another_seed_gives_another_set(draw):
     a, b = (
         [f for item in draw(20, seed=seed) for f in (item if isinstance(item, tuple) else (item,))] for seed in (1, 2)
@@ -170,6 +172,16 @@ def test_density(n, k):
     assert set(Counter(fact.subject for fact in facts).values()) == {min(n, k)}
     assert len({(fact.subject, fact.relation) for fact in facts}) == n
     assert all(fact.target_true and fact.target_new != fact.target_true for fact in facts)
+
+
+def test_facts_at_random_bring_some_subjects_back(world):
+    facts = sets.at_random(200, seed=3)
+    assert len({(fact.subject, fact.relation) for fact in facts}) == 200
+    assert all(fact.target_true and fact.target_new != fact.target_true for fact in facts)
+    assert 150 < len({fact.subject for fact in facts}) < 200
+    assert sets.at_random(200, seed=3) == facts
+    with pytest.raises(ValueError, match=r"n is 0; \d+ facts are known of class Person"):
+        sets.at_random(0)
 
 
 def test_density_that_does_not_divide():

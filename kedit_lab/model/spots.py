@@ -1,0 +1,56 @@
+"""Position-wise modules that are shown fewer positions: none that is padding, none that nobody reads, or the first."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+
+def real(mask: Int[Tensor, "rows tokens"]) -> Int[Tensor, " spots"] | None:
+    """Positions that are no padding (counted through); None: all."""
+    return None if mask.all() else mask.flatten().nonzero()[:, 0]
+
+
+@contextmanager
+def instead(module: nn.Module, call: Callable[..., Tensor]) -> Iterator[None]:
+    """Let ``call(forward, ...)`` be a module's forward."""
+    forward, patched = module.forward, module.__dict__.get("forward")
+    module.forward = partial(call, forward)
+    try:
+        yield
+    finally:
+        del module.forward
+        if patched is not None:
+            module.forward = patched
+
+
+@contextmanager
+def seeing(shown: Iterable[tuple[nn.Module | None, Tensor | None]]) -> Iterator[None]:
+    """Let position-wise modules see some positions alone (None: no such module, all positions)."""
+    with ExitStack() as stack:
+        for module, spots in shown:
+            if module is not None and spots is not None:
+                stack.enter_context(instead(module, partial(at_spots, spots)))
+        yield
+
+
+def at_spots(spots: Tensor, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A position-wise module's forward on some positions of its inputs (rows x tokens x width), zero at the others."""
+    whole = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+    spots = spots.to(whole.device)
+    some = lambda x: x.flatten(0, 1).index_select(0, spots)[None] if isinstance(x, Tensor) else x  # noqa: E731
+    out = forward(*map(some, args), **{name: some(x) for name, x in kwargs.items()})
+    zeros = out.new_zeros(whole.shape[0] * whole.shape[1], out.shape[-1])
+    return zeros.index_copy(0, spots, out[0]).unflatten(0, whole.shape[:2])
+
+
+def first_alone(kept: dict[str, Tensor], name: str, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+    """A position-wise module's forward where only the first column changes: the others are run once, and kept."""
+    if name not in kept:
+        with torch.no_grad():
+            kept[name] = forward(hidden[:, 1:].contiguous())
+    return torch.cat([forward(hidden[:, :1].contiguous()), kept[name]], 1)
