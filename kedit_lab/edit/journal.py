@@ -55,7 +55,7 @@ class Journal:
             return None
         if found["groups"] != batch or "h" not in found:
             raise ValueError(
-                f"{self.log.path} was written by another version, which batched groups otherwise; give another folder"
+                f"{self.log.path} was written by another version, with other batches of groups; give another folder"
             )
         h, delta = (
             torch.frombuffer(bytearray(b64decode(found[name])), dtype=torch.float32)

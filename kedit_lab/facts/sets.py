@@ -115,7 +115,9 @@ def distinct_subject(n: int, seed: int = 0, world: World | None = None) -> list[
 def known_facts(world: World, subject: str, count: int | None, rng: random.Random) -> list[Fact]:
     """Edits of ``count`` (or all) facts that the model knows of a subject, each to another object of its relation."""
     relations = list(world.facts_of[subject])
-    return [known_fact(world, subject, id, rng) for id in rng.sample(relations, count or len(relations))]
+    return [
+        known_fact(world, subject, id, rng) for id in rng.sample(relations, len(relations) if count is None else count)
+    ]
 
 
 def known_fact(world: World, subject: str, relation: str, rng: random.Random) -> Fact:

@@ -101,9 +101,13 @@ class Arch:
         return [p for p in self.inner[layer] if f".{inside}." not in p.name]
 
     def entering(self, layer: int) -> list[Projection]:
-        """The projections of a block's input into its attention: queries, keys and values, together or apart."""
+        """The projections inside a block's attention but its output: mostly queries, keys and values of its input."""
         inside, out = attention_child(self.blocks[layer]), self.attention[layer].module
         return [p for p in self.inner[layer] if f".{inside}." in p.name and p.module is not out]
+
+    def attention_module(self, layer: int) -> nn.Module:
+        """A block's child that is its attention."""
+        return self.blocks[layer].get_submodule(attention_child(self.blocks[layer]) or "")
 
     def mlp_module(self, layer: int) -> nn.Module | None:
         """A block's child that is its MLP, or None where the MLP's projections are children of the block itself."""

@@ -105,9 +105,9 @@ def unsorted(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
              known: Known | None = None) -> tuple[Past, Tensor, Int[Tensor, " rows"]]:  # fmt: skip
     """(past, mask, where each row is in them) of rows of ids, padded on the left, up to block ``last``.
 
-    Equal rows, and what rows have in common in front, are run once; the latter once for all calls that share ``known``
-    and the model as it is. Nothing is kept where all rows are empty. Rows never have gaps between their tokens, as
-    sliding windows count.
+    Equal rows, and what rows have in common in front, are run once; the latter once for calls one behind the other that
+    share ``known``, ``last`` and the model as it is. Nothing is kept where all rows are empty. Rows never have gaps
+    between their tokens, as sliding windows count.
     """
     once = {row: i for i, row in enumerate(dict.fromkeys(rows))}
     apart = list(once)
@@ -118,6 +118,7 @@ def unsorted(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
     unique = list(dict.fromkeys(shared))
     known = {} if known is None else known
     if any(unique) and tuple(unique) not in known:
+        known.clear()  # of other leads
         known[tuple(unique)] = extended(lab, (), nothing[: len(unique)], unique, True, last)
     lead, seen = known.get(tuple(unique), ((), nothing))
     rest = [row[len(start) :] for row, start in zip(apart, shared, strict=True)]

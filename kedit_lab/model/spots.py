@@ -48,8 +48,14 @@ def at_spots(spots: Tensor, forward: Callable[..., Tensor], *args: Any, **kwargs
     return zeros.index_copy(0, spots, out[0]).unflatten(0, whole.shape[:2])
 
 
-def first_alone(kept: dict[str, Tensor], name: str, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """A position-wise module's forward where only the first column changes: the others are run once, and kept."""
+def first_alone(kept: dict[str, Tensor], name: str, entered: dict[str, Tensor], forward: Callable[..., Tensor],
+                hidden: Tensor) -> Tensor:  # fmt: skip
+    """A position-wise module's forward where only the first column changes: the others are run once, and kept.
+
+    That is so of what ``entered`` alone: a module that is given something else is run on all of it.
+    """
+    if hidden is not entered.get("hidden"):
+        return forward(hidden)
     if name not in kept:
         with torch.no_grad():
             kept[name] = forward(hidden[:, 1:].contiguous())

@@ -30,9 +30,10 @@ class Tail:
     """Rows cut at their lookup tokens, ready to be run from block ``start`` on; column 0 is the lookup token.
 
     ``hidden`` (rows x tokens x d_model) is the input of block ``start`` (of the final norm if ``start`` is the number
-    of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it. Only the
-    positions in ``needed`` (rows x tokens, counted through) come out right where that is given; None: all. ``kept`` is
-    what the projections into the attention of block ``start`` said of all columns but the first.
+    of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it (below
+    ``start``, where none is read again, block ``start``'s). Only the positions in ``needed`` (rows x tokens, counted
+    through) come out right where that is given; None: all. ``kept`` is what projections of what enters the attention of
+    block ``start`` said of all columns but the first.
     """
 
     lab: Lab
@@ -82,8 +83,10 @@ class Tail:
                 blank.run()
         finally:
             kind.remove()
-        kept = tuple(past[max(at, min(start, len(past) - 1))] for at in range(len(past)))  # no lower block is run again
-        return cls(lab, start, seen["tuples"], seen["hidden"], inputs, kept)
+        upper = tuple(
+            past[max(at, min(start, len(past) - 1))] for at in range(len(past))
+        )  # no lower block is run again
+        return cls(lab, start, seen["tuples"], seen["hidden"], inputs, upper)
 
     @property
     def entrance(self) -> tuple[nn.Module, bool]:
@@ -139,8 +142,12 @@ class Tail:
             shown.append((self.lab.arch.attention[last].module, self.needed))
         with ExitStack() as stack:
             stack.enter_context(seeing(shown))
+            entered: dict[str, Tensor] = {}
+            if self.entering:
+                attention = self.lab.arch.attention_module(self.start)
+                stack.enter_context(on(attention, True, lambda hidden: entered.update(hidden=hidden)))
             for entering in self.entering:
-                stack.enter_context(instead(entering.module, partial(first_alone, self.kept, entering.name)))
+                stack.enter_context(instead(entering.module, partial(first_alone, self.kept, entering.name, entered)))
             yield
 
     @cached_property
@@ -150,7 +157,7 @@ class Tail:
 
     @cached_property
     def entering(self) -> list[Projection]:
-        """The projections into the attention of block ``start``, if there is one and any column but the first."""
+        """The projections inside the attention of block ``start``, if there is one and any column but the first."""
         there = self.start < self.lab.arch.layers and self.hidden.shape[1] > 1
         return self.lab.arch.entering(self.start) if there else []
 

@@ -45,23 +45,28 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
            passes: Sequence[int]) -> dict[str, int]:  # fmt: skip
     """Operations per stage that the values of all groups cannot do without; ``passes`` is the number of each group's.
 
-    Once: every distinct position in the blocks up to the written one, and those before the lookup token in the blocks
-    above it (in the last only its attention). At every pass, and on the way back that all but a group's last take: the
-    positions from the lookup token on in the blocks above, the last MLP and the head at those that are read.
+    Once: every distinct position in the blocks up to the written one, those before the lookup token in the blocks above
+    it (in the last up to its attention), and the projections into the first attention above of those behind the lookup
+    token. At every pass, and on the way back that all but a group's last take: all else in the blocks above of the
+    positions from the lookup token on, the last attention's output, its MLP and the head at those that are read.
     """
     asked = [folded(of_group) for of_group in questions(lab, facts, groups, recipe, prefixes)]
     rows = [a.row for of_group in asked for a in of_group]
     start = recipe.layers[-1] + 1
-    last = sum(p.d_in * p.d_out for p in lab.arch.ffn(lab.arch.layers - 1))
+    size = lambda some: sum(p.d_in * p.d_out for p in some)  # noqa: E731
+    above = start < lab.arch.layers
+    last = size([*lab.arch.ffn(-1), lab.arch.attention[-1]]) if above else 0
     upper = (lab.arch.layers - start) * block_size(lab.arch) - last
+    entering = size(lab.arch.entering(start)) if above else 0
     ways = [2 * n - 1 for n in passes]
     along = lambda count: sum(n * sum(map(count, of)) for n, of in zip(ways, asked, strict=True))  # noqa: E731
-    read = along(answers)
+    every, first, read = along(lambda a: a.length), along(lambda _a: 1), along(answers)
+    behind = sum(a.length - 1 for of_group in asked for a in of_group)
     before = distinct([row.ids[: row.lookup] for row in rows])
     return {
         "embedding": 0,
         "lower blocks": 2 * distinct([row.ids for row in rows]) * start * block_size(lab.arch),
-        "upper blocks": 2 * ((before + along(lambda a: a.length)) * upper + read * last),
+        "upper blocks": 2 * (before * upper + every * (upper - entering) + (first + behind) * entering + read * last),
         "head": head(lab.arch, read),
         "optimiser": ADAM * lab.arch.d_model * sum(n - 1 for n in passes),
         "rest": 0,

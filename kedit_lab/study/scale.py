@@ -43,7 +43,8 @@ def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, basis: Basis, rate
     """One edit in its stages: seconds of each, the peak of memory over all of them, and the share of the rate.
 
     ``keys`` is the preparation of all layers' keys by itself, which papers report; ``solve`` reads them again, layer by
-    layer, as earlier layers have been written by then.
+    layer, as earlier layers have been written by then. ``peak`` counts the statistics of all layers that are held at
+    the start (AlphaEdit's), though an edit lets them go layer by layer.
     """
     left = {layer: copy(known) for layer, known in basis.preserved.items()}  # factors are found anew
     held = sum(x.nbytes for known in left.values() for x in vars(known).values() if isinstance(x, Tensor))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,9 +183,15 @@ def test_other_prefixes_are_refused(pico, cut, found, monkeypatch):
 
 def test_other_batches_of_groups_are_refused(pico, cut, found, monkeypatch):
     monkeypatch.setattr(targets, "budget", lambda lab: 1)
-    with pytest.raises(ValueError, match="was written by another version, which batched groups otherwise"):
+    with pytest.raises(ValueError, match="was written by another version, with other batches of groups"):
         long_edit(pico, cut)
     assert found == []
+
+
+def test_records_of_another_form_are_refused():
+    log = SimpleNamespace(path="targets.log", records=[{"groups": [0], "delta": "", "curves": [[1.0]]}])
+    with pytest.raises(ValueError, match=r"targets\.log was written by another version"):
+        journal.Journal(log).take([0], torch.empty(0))
 
 
 @pytest.mark.parametrize("recipe", ["memit-seq", "alphaedit"])

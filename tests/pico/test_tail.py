@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from transformers import DogeConfig
 
 from kedit_lab.model.hooks import replace
 from kedit_lab.model.lab import make_lab
 from kedit_lab.model.past import leads
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import Row
-from tests.pico.tiny import KINDS, LAYERS, WIDTH, build
+from tests.pico.tiny import KINDS, LAYERS, MODERN, WIDTH, build
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32: sums of another order; what is compared is of size one
 
@@ -192,19 +193,41 @@ def test_select_equals_a_tail_of_these_rows(pico, shape):
         assert_same(found, tail_pass(Tail.of(pico, some, start), some, delta))
 
 
-def test_what_other_columns_ask_the_first_attention_is_kept(pico):
+def test_what_other_columns_ask_the_first_attention_is_kept(pico, monkeypatch):
     """Later calls, of a part of the rows too, show the projections into it column 0 alone, and find the same."""
     rows, start = make_rows(SHAPES["mixed"]), 1
-    tail, other = Tail.of(pico, rows, start), 2 * make_delta(rows).detach()
+    tail, other = Tail.of(pico, rows, start), (2 * make_delta(rows).detach()).requires_grad_()
     tail_pass(tail, rows, make_delta(rows))
     entering = pico.arch.entering(start)
     assert set(tail.kept) == {p.name for p in entering}
     assert all(not kept.requires_grad for kept in tail.kept.values())
-    wanted, chosen = full_pass(pico, rows, start, other), torch.tensor([2, 0])
-    assert_same(tail_pass(tail, rows, other), wanted)
-    part = tail.select(chosen)
-    assert [len(kept) for kept in part.kept.values()] == [2] * len(entering)
-    assert_same(tail_pass(part, [rows[i] for i in chosen], other[chosen]), [wanted[i] for i in chosen])
+    shown = []
+    for p in entering:
+        forward = p.module.forward
+        monkeypatch.setattr(p.module, "forward", lambda x, of=forward: (shown.append(tuple(x.shape[:2])), of(x))[1])
+    found = tail_pass(tail, rows, other)
+    assert shown == [(len(rows), 1)] * len(entering)
+    part, chosen = tail.select(torch.tensor([2, 0])), [2, 0]
+    assert_same(tail_pass(part, [rows[i] for i in chosen], other[chosen]), [found[i] for i in chosen])
+    assert shown == [(len(rows), 1)] * len(entering) + [(2, 1)] * len(entering)
+    monkeypatch.undo()
+    wanted = full_pass(pico, rows, start, other)
+    assert_same(found, wanted)
+    torch.testing.assert_close(gradient(found, other), gradient(wanted, other), rtol=1e-3, atol=1e-3)
+
+
+def test_projections_of_something_else_are_run_whole(tokenizer):
+    """Doge's attention has one that reads the values of all positions, the lookup token's among them."""
+    sizes = {k: v for k, v in MODERN.items() if k != "max_position_embeddings"}
+    lab = make_lab(build(DogeConfig(**sizes, keep_window_size=64)), tokenizer)
+    rows, start = make_rows(SHAPES["mixed"]), 1
+    delta, tail = make_delta(rows), Tail.of(lab, rows, start)
+    found = tail_pass(tail, rows, delta)
+    assert 0 < len(tail.kept) < len(lab.arch.entering(start))
+    for again in (found, tail_pass(tail, rows, delta)):
+        wanted = full_pass(lab, rows, start, delta)
+        assert_same(again, wanted)
+        torch.testing.assert_close(gradient(again, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
 
 
 def test_no_past_of_blocks_that_are_not_run_again(make):

@@ -324,3 +324,15 @@ def test_a_span_keeps_values_in_a_subspace_of_its_size(pico):
     for span, rank in ((2, 2), (0, 4), (10_000, 4)):
         found = values(pico, DISTINCT, RECIPE.with_(span=span))
         assert torch.linalg.matrix_rank(found.z - found.h, rtol=1e-3) == rank
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MERGE, RECIPE.with_(token="last")], ids=["each", "merged", "last token"])
+def test_values_start_from_the_stream_behind_the_bare_prompt(pico, recipe):
+    """Of the first fact of each group: the tails begin with it."""
+    facts = (*SAME, *DISTINCT)
+    groups = group(pico, facts, recipe.group, 1)
+    found = targets.values(pico, facts, groups, recipe.with_(steps=2), PREFIXES)
+    wanted = streams(pico, facts, 1, recipe.token)
+    for members in groups:
+        for i in members:
+            torch.testing.assert_close(found.h[i], wanted[members[0]], **CLOSE)
