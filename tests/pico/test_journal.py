@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,10 +187,15 @@ def test_other_batches_of_groups_are_refused(pico, cut, found, monkeypatch):
     assert found == []
 
 
-def test_records_of_another_form_are_refused():
-    log = SimpleNamespace(path="targets.log", records=[{"groups": [0], "delta": "", "curves": [[1.0]]}])
+def test_records_of_another_form_are_refused(tmp_path):
+    path = tmp_path / "targets.log"
+    first = Log(path)
+    first.append({"groups": [0], "delta": "", "curves": [[1.0]]})
+    first.close()
+    second = Log(path)
     with pytest.raises(ValueError, match=r"targets\.log was written by another version"):
-        journal.Journal(log).take([0], torch.empty(0))
+        journal.Journal(second).take([0], torch.empty(0))
+    second.close()
 
 
 @pytest.mark.parametrize("recipe", ["memit-seq", "alphaedit"])
