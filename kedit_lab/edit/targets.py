@@ -137,8 +137,8 @@ def starts(lab: Lab, heads: Sequence[Fact], layer: int, recipe: Recipe) -> Float
     return torch.stack([read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts])
 
 
-def entering(tails: Sequence[Tail], parts: Sequence[Sequence[int]],
-             rows: Sequence[Asked]) -> Float[Tensor, "1 groups d_model"]:  # fmt: skip
+def at_lookup(tails: Sequence[Tail], parts: Sequence[Sequence[int]],
+              rows: Sequence[Asked]) -> Float[Tensor, "1 groups d_model"]:  # fmt: skip
     """What enters a tail at the lookup token of every group's first row, the bare prompt of its first member."""
     hidden = torch.cat([tail.hidden[:, 0] for tail in tails]).float()
     place = {row: at for at, row in enumerate(row for part in parts for row in part)}
@@ -213,15 +213,15 @@ def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "ro
 
 def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"] | None, norms: Tensor | None,
             layer: int, recipe: Recipe, alignment: Alignment | None, watch: Watch | None = None,
-            known: Known | None = None) -> Found:  # fmt: skip
+            leads: Known | None = None) -> Found:  # fmt: skip
     """(h, δ, loss curves) of the groups 0, 1, ... that the rows belong to, of the part that is written last.
 
-    ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``known`` see ``Tail.each``.
+    ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``leads``: see ``Tail.each``.
     """
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))
-    tails = Tail.each(lab, [a.row for a in rows], parts, start, known)
-    h = entering(tails, parts, rows) if h is None else h
+    tails = Tail.each(lab, [a.row for a in rows], parts, start, leads)
+    h = at_lookup(tails, parts, rows) if h is None else h
     groups = h.shape[1]
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
     del tails

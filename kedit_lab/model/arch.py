@@ -100,8 +100,8 @@ class Arch:
         inside = attention_child(self.blocks[layer])
         return [p for p in self.inner[layer] if f".{inside}." not in p.name]
 
-    def entering(self, layer: int) -> list[Projection]:
-        """The projections inside a block's attention but its output: mostly queries, keys and values of its input."""
+    def attention_inner(self, layer: int) -> list[Projection]:
+        """The projections inside a block's attention but its output: queries, keys and values, and seldom others."""
         inside, out = attention_child(self.blocks[layer]), self.attention[layer].module
         return [p for p in self.inner[layer] if f".{inside}." in p.name and p.module is not out]
 

@@ -83,9 +83,8 @@ class Tail:
                 blank.run()
         finally:
             kind.remove()
-        upper = tuple(
-            past[max(at, min(start, len(past) - 1))] for at in range(len(past))
-        )  # no lower block is run again
+        top = len(past) - 1
+        upper = tuple(past[max(at, min(start, top))] for at in range(len(past)))  # no lower block is run again
         return cls(lab, start, seen["tuples"], seen["hidden"], inputs, upper)
 
     @property
@@ -133,7 +132,7 @@ class Tail:
         """Show modules that see every position by itself what is needed alone; their output elsewhere is zero.
 
         MLPs (that are modules) from block ``start`` on see no padding; the last MLP and the last attention's output
-        projection, where it is said what is read, only that. The projections into the first attention see column 0.
+        projection, where it is said what is read, only that. Projections of the first attention's input see column 0.
         """
         last = self.lab.arch.layers - 1
         read = self.real if self.needed is None else self.needed
@@ -143,11 +142,11 @@ class Tail:
         with ExitStack() as stack:
             stack.enter_context(seeing(shown))
             entered: dict[str, Tensor] = {}
-            if self.entering:
+            if self.inner:
                 attention = self.lab.arch.attention_module(self.start)
                 stack.enter_context(on(attention, True, lambda hidden: entered.update(hidden=hidden)))
-            for entering in self.entering:
-                stack.enter_context(instead(entering.module, partial(first_alone, self.kept, entering.name, entered)))
+            for inner in self.inner:
+                stack.enter_context(instead(inner.module, partial(first_alone, self.kept, inner.name, entered)))
             yield
 
     @cached_property
@@ -156,10 +155,10 @@ class Tail:
         return [self.lab.arch.mlp_module(layer) for layer in range(self.lab.arch.layers)]
 
     @cached_property
-    def entering(self) -> list[Projection]:
+    def inner(self) -> list[Projection]:
         """The projections inside the attention of block ``start``, if there is one and any column but the first."""
         there = self.start < self.lab.arch.layers and self.hidden.shape[1] > 1
-        return self.lab.arch.entering(self.start) if there else []
+        return self.lab.arch.attention_inner(self.start) if there else []
 
     def reading(self, row: Int[Tensor, " spots"], column: Int[Tensor, " spots"]) -> "Tail":
         """This tail when only these positions of its output will be read."""

@@ -57,7 +57,7 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     above = start < lab.arch.layers
     last = size([*lab.arch.ffn(-1), lab.arch.attention[-1]]) if above else 0
     upper = (lab.arch.layers - start) * block_size(lab.arch) - last
-    entering = size(lab.arch.entering(start)) if above else 0
+    inner = size(lab.arch.attention_inner(start)) if above else 0
     ways = [2 * n - 1 for n in passes]
     along = lambda count: sum(n * sum(map(count, of)) for n, of in zip(ways, asked, strict=True))  # noqa: E731
     every, first, read = along(lambda a: a.length), along(lambda _a: 1), along(answers)
@@ -66,7 +66,7 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     return {
         "embedding": 0,
         "lower blocks": 2 * distinct([row.ids for row in rows]) * start * block_size(lab.arch),
-        "upper blocks": 2 * (before * upper + every * (upper - entering) + (first + behind) * entering + read * last),
+        "upper blocks": 2 * (before * upper + every * (upper - inner) + (first + behind) * inner + read * last),
         "head": head(lab.arch, read),
         "optimiser": ADAM * lab.arch.d_model * sum(n - 1 for n in passes),
         "rest": 0,

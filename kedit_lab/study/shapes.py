@@ -31,7 +31,7 @@ def random_lab(shape: str, dtype: torch.dtype = torch.float32, device: str = "cp
         raise ValueError(f"unknown shape {shape!r}; the shapes are {', '.join(CONFIGS)}")
     torch.manual_seed(seed)
     config = AutoConfig.for_model(**CONFIGS[shape])
-    with torch.device(device):  # drawn where they will lie: a CPU takes minutes for billions of them
+    with torch.device(device):  # its weights are drawn where they will lie
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device)
     tokenizer = load().tokenizer
     with torch.no_grad():  # ids without a text are never the likeliest: sampled prefixes are as long as they should be

@@ -31,14 +31,13 @@ def test_parts_are_the_known_modules(pico, kind):
             assert projection.module.weight is model.get_parameter(projection.name)
 
 
-def test_what_enters_attention_is_all_of_its_input(pico):
-    """They read the block's width, and write what queries, keys and values need: no other projection reads it there."""
+def test_what_is_inside_attention_reads_its_input(pico):
+    """Queries, keys and values, in one projection or in three."""
     for layer in range(LAYERS):
-        entering = pico.arch.entering(layer)
-        assert entering
-        assert all(p.d_in == WIDTH for p in entering)
-        assert pico.arch.attention[layer].name not in {p.name for p in entering}
-        assert len(entering) + 1 + len(pico.arch.ffn(layer)) == len(pico.arch.inner[layer])
+        inner = pico.arch.attention_inner(layer)
+        assert inner
+        assert all(p.d_in == WIDTH for p in inner)
+        assert pico.arch.attention[layer].name not in {p.name for p in inner}
 
 
 def test_orientation(pico, kind):

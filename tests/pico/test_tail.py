@@ -198,18 +198,18 @@ def test_what_other_columns_ask_the_first_attention_is_kept(pico, monkeypatch):
     rows, start = make_rows(SHAPES["mixed"]), 1
     tail, other = Tail.of(pico, rows, start), (2 * make_delta(rows).detach()).requires_grad_()
     tail_pass(tail, rows, make_delta(rows))
-    entering = pico.arch.entering(start)
-    assert set(tail.kept) == {p.name for p in entering}
+    inner = pico.arch.attention_inner(start)
+    assert set(tail.kept) == {p.name for p in inner}
     assert all(not kept.requires_grad for kept in tail.kept.values())
     shown = []
-    for p in entering:
+    for p in inner:
         forward = p.module.forward
         monkeypatch.setattr(p.module, "forward", lambda x, of=forward: (shown.append(tuple(x.shape[:2])), of(x))[1])
     found = tail_pass(tail, rows, other)
-    assert shown == [(len(rows), 1)] * len(entering)
+    assert shown == [(len(rows), 1)] * len(inner)
     part, chosen = tail.select(torch.tensor([2, 0])), [2, 0]
     assert_same(tail_pass(part, [rows[i] for i in chosen], other[chosen]), [found[i] for i in chosen])
-    assert shown == [(len(rows), 1)] * len(entering) + [(2, 1)] * len(entering)
+    assert shown == [(len(rows), 1)] * len(inner) + [(2, 1)] * len(inner)
     monkeypatch.undo()
     wanted = full_pass(pico, rows, start, other)
     assert_same(found, wanted)
@@ -223,7 +223,7 @@ def test_projections_of_something_else_are_run_whole(tokenizer):
     rows, start = make_rows(SHAPES["mixed"]), 1
     delta, tail = make_delta(rows), Tail.of(lab, rows, start)
     found = tail_pass(tail, rows, delta)
-    assert 0 < len(tail.kept) < len(lab.arch.entering(start))
+    assert 0 < len(tail.kept) < len(lab.arch.attention_inner(start))
     for again in (found, tail_pass(tail, rows, delta)):
         wanted = full_pass(lab, rows, start, delta)
         assert_same(again, wanted)
