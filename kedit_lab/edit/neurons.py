@@ -33,7 +33,7 @@ def attributions(lab: Lab, prompt: Sequence[int], answer: int, layers: Sequence[
     for layer in layers:
         scaled = (share[:, None] * states[layer]).requires_grad_()
         with torch.enable_grad(), replace(lab, "key", layer, lambda h, s=scaled: torch.cat([h[:, :-1], s[:, None]], 1)):
-            normed = lab.model.base_model(**batch, use_cache=False).last_hidden_state[:, last]
+            normed = lab.hidden(**batch)[:, last]
             said = lab.arch.logits(normed).float().softmax(-1)[:, answer].sum()
         (gradient,) = torch.autograd.grad(said, scaled)
         rows.append(states[layer].float() * gradient.float().mean(0))

@@ -16,22 +16,43 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.model.spots import real, seeing
 from kedit_lab.model.tokens import by_length, pad
 
-WASTE = (192, 1024)  # tokens of padding in a pass before the next row opens another: on a CPU, on another device
+WASTE = (192, 512)  # tokens of padding in a pass before the next row opens another: on a CPU, on another device
 LEAST = 8  # leading ids that rows must have in common before what they share is run once for all
 Past = tuple[tuple[Tensor, Tensor], ...]  # (keys, values) per layer, each rows x heads x tokens x width
 Known = dict[tuple[tuple[int, ...], ...], tuple[Past, Tensor]]  # (past, mask) of leads that were run before
 
 
-class FrozenLayer(DynamicLayer):
-    """Attention keys and values of one layer that a forward pass reads but never extends."""
+class Filled(torch.autograd.Function):
+    """States that end as the new ones do: the room is filled in place, so that nothing before it is copied.
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    A pass's way back must be taken before the room is filled again; autograd refuses the other order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, new: Tensor, held: Tensor) -> Tensor:
+        ctx.tokens = new.shape[-2]
+        held[..., -ctx.tokens :, :] = new
+        return held.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad[..., -ctx.tokens :, :], None
+
+
+class FrozenLayer(DynamicLayer):
+    """Attention keys and values of one layer that a forward pass reads but never extends; with room for it, or not."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int = 0) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = keys, values
+        self.keys, self.values, self.room = keys, values, room
+
+    def get_seq_length(self) -> int:
+        return self.keys.shape[-2] - self.room
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        join = Filled.apply if self.room else lambda new, held: torch.cat([held, new], -2)
+        return join(key_states, self.keys), join(value_states, self.values)
 
 
 class GrowingLayer(FrozenLayer):
@@ -58,6 +79,11 @@ def halt(_hidden: Tensor) -> None:
 def waste(lab: Lab) -> int:
     """Tokens of padding that a pass may hold: on a GPU a few hundred tokens more cost less than another pass."""
     return WASTE[0 if lab.anchor.is_cpu else 1]
+
+
+def spare(lab: Lab, tokens: int) -> int:
+    """Columns behind a past that passes write into: a GPU saves a copy; a CPU copies sooner than it calls autograd."""
+    return 0 if lab.anchor.is_cpu else tokens
 
 
 def leads(rows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -145,15 +171,21 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
     return taken(past, back), mask[back]
 
 
-def narrowed(past: Past, mask: Tensor, rows: Int[Tensor, " rows"]) -> tuple[Past, Tensor]:
-    """(past, mask) of some rows (indices), no wider than the longest of them."""
+def narrowed(past: Past, mask: Tensor, rows: Int[Tensor, " rows"], room: int = 0) -> tuple[Past, Tensor]:
+    """(past, mask) of some rows (indices), no wider than the longest of them; the past a copy, with room behind it."""
     unused = mask.shape[1] - int(mask[rows].sum(1).max())
     if unused == mask.shape[1]:
         return (), mask[rows, unused:]
-    return taken(tuple((k[:, :, unused:], v[:, :, unused:]) for k, v in past), rows), mask[rows, unused:]
+
+    def copied(states: Tensor) -> Tensor:
+        own = states.new_zeros(len(rows), states.shape[1], states.shape[2] - unused + room, states.shape[3])
+        own[:, :, : own.shape[2] - room] = states[:, :, unused:][rows.to(states.device)]
+        return own
+
+    return tuple((copied(k), copied(v)) for k, v in past), mask[rows, unused:]
 
 
-def behind(past: Past) -> dict[str, Any]:
-    """What a model's forward is told of a past that it reads and does not extend."""
-    return {"past_key_values": Cache(layers=[FrozenLayer(*pair) for pair in past]) if past else None,
+def behind(past: Past, room: int = 0) -> dict[str, Any]:
+    """What a model's forward is told of a past that it reads and does not extend; see ``narrowed`` for the room."""
+    return {"past_key_values": Cache(layers=[FrozenLayer(*pair, room) for pair in past]) if past else None,
             "use_cache": bool(past)}  # fmt: skip

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import Known, Past, behind, narrowed, taken, unsorted
+from kedit_lab.model.past import Known, Past, behind, narrowed, spare, taken, unsorted
 from kedit_lab.model.spots import first_alone, instead, real, seeing
 from kedit_lab.model.tokens import Row, pad
 
@@ -59,7 +59,8 @@ class Tail:
         Calls that share ``known`` run leads of their rows once, while the model is as it is.
         """
         past, before, at = unsorted(lab, [row.ids[: row.lookup] for row in rows], known=known)
-        own = [narrowed(past, before, at[list(part)]) for part in parts]
+        room = [spare(lab, max(len(rows[i].ids) - rows[i].lookup for i in part)) for part in parts]
+        own = [narrowed(past, before, at[list(part)], wide) for part, wide in zip(parts, room, strict=True)]
         return [cls.with_past(lab, [rows[i] for i in part], start, *of) for part, of in zip(parts, own, strict=True)]
 
     @classmethod
@@ -95,7 +96,8 @@ class Tail:
 
     def run(self) -> Float[Tensor, "rows tokens d_model"]:
         """The base model on the tail's tokens with its frozen past."""
-        return self.lab.model.base_model(**self.lab.inputs(self.inputs), **behind(self.past)).last_hidden_state
+        past = behind(self.past, spare(self.lab, self.inputs["input_ids"].shape[1]))
+        return self.lab.model.base_model(**self.lab.inputs(self.inputs), **past).last_hidden_state
 
     def __call__(self, write: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "rows tokens d_model"]:
         """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``.

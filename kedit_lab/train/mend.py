@@ -75,7 +75,7 @@ def objective(lab: Lab, editor: Editor, facts: Sequence[Fact], rng: random.Rando
     with torch.enable_grad(), edited(editor, found, weights):
         edit = loss(lab, said, "target")
         rows = [lab.encode(prompt)[0] for prompt in near]
-        normed = lab.model.base_model(**lab.batch(rows), use_cache=False).last_hidden_state
+        normed = lab.hidden(**lab.batch(rows))
         after = lab.arch.logits(normed[range(len(rows)), [len(row) - 1 for row in rows]]).double().log_softmax(-1)
         drift = (before.exp() * (before - after)).sum(-1).mean()
     return EDIT_WEIGHT * edit + LOCALITY_WEIGHT * drift.float()

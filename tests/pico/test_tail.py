@@ -79,6 +79,34 @@ def test_tail_equals_the_full_pass(pico, shape):
         torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture
+def roomy(monkeypatch):
+    """What a GPU does: pasts have room for what every pass adds."""
+    monkeypatch.setattr("kedit_lab.model.tail.spare", lambda _lab, tokens: tokens)
+
+
+def test_room_behind_the_past_changes_nothing(pico, roomy):
+    """Also in a second pass, which writes over what the first left there, and of some rows alone."""
+    rows = make_rows(SHAPES["behind a prefix"])
+    tail = Tail.of(pico, rows, 1)
+    room = max(len(row.ids) - row.lookup for row in rows)
+    assert all(keys.shape[2] == max(row.lookup for row in rows) + room for keys, _ in tail.past)
+    for some in (tail, tail, tail.select(torch.tensor([0, 2]))):
+        rows = rows if some is tail else [rows[0], rows[2]]
+        delta = make_delta(rows)
+        found, wanted = tail_pass(some, rows, delta), full_pass(pico, rows, 1, delta)
+        assert_same(found, wanted)
+        torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
+
+
+def test_a_way_back_behind_the_next_pass_is_refused(make, roomy):
+    rows = make_rows(SHAPES["behind a prefix"])
+    tail, delta = Tail.of(make("gpt2"), rows, 1), make_delta(rows)
+    first, _ = tail_pass(tail, rows, delta), tail_pass(tail, rows, delta)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(first, delta)
+
+
 def sharing_rows():
     """Rows about two leads of nine ids, one that ends with its lead, one without a lead and one without a past."""
     torch.manual_seed(4)
