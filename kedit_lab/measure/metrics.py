@@ -25,7 +25,9 @@ import pandas as pd
 import torch
 
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.tokens import Row
+from kedit_lab.model.past import waste
+from kedit_lab.model.tail import Tail
+from kedit_lab.model.tokens import by_length
 from kedit_lab.types import Fact
 
 KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "locality", "generation")
@@ -73,11 +75,12 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
     free = [row for i, fact in enumerate(facts) for row in generations(i, fact)] if "generation" in kinds else []
     report = Report(asked + free)
     text = report["kind"] != "generation"
-    for answer, nll, extra in (("answer", "nll", ["exact", "accuracy"]), ("rival", "rival_nll", [])):
-        have = text & report[answer].notna()
-        scores = score(lab, list(zip(report.loc[have, "prompt"], report.loc[have, answer], strict=True)))
-        for column in [nll, *extra]:
-            report.loc[have, column] = scores[column.removeprefix("rival_")].to_numpy(dtype=float)
+    have = {answer: text & report[answer].notna() for answer in ("answer", "rival")}
+    pairs = [pair for answer, rows in have.items() for pair in report.loc[rows, ["prompt", answer]].itertuples(False)]
+    scores, own = score(lab, pairs), int(have["answer"].sum())
+    for column in scores:
+        report.loc[have["answer"], column] = scores[column].to_numpy(dtype=float)[:own]
+    report.loc[have["rival"], "rival_nll"] = scores["nll"].to_numpy(dtype=float)[own:]
     if aliases:
         accept(lab, report, spellings)
     both = report["rival_nll"].notna()
@@ -136,26 +139,24 @@ def accept(lab: Lab, report: Report, spellings: Sequence[Sequence[str]]) -> None
 @torch.no_grad()
 def score(lab: Lab, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """For (prompt, answer) pairs: ``nll`` (mean per answer token), ``exact``, ``accuracy``, teacher-forced."""
-    rows = [Row(tuple(lab.encode(prompt)[0]), lab.target(a), 0) for prompt, a in pairs]
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    rows = lab.answers(pairs)
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), rows[i].prompt))
     out: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(rows)
     for batch in chunks(order, max(1, TOKENS // max((len(row.ids) for row in rows), default=1))):
-        normed = lab.hidden(**lab.batch([rows[i].ids for i in batch]))
-        spots = [
-            (j, at, token)
-            for j, i in enumerate(batch)
-            for at, token in zip(rows[i].answers, rows[i].target, strict=True)
-        ]
-        row, at, token = (torch.tensor(x, device=normed.device) for x in zip(*spots, strict=True))
-        logp = lab.arch.logits(normed[row, at]).float().log_softmax(-1)
-        said = logp.gather(1, token[:, None])[:, 0]
-        right = logp.argmax(-1) == token
-        start = 0
-        for i in batch:
-            span = slice(start, start + len(rows[i].target))
-            hits = right[span].float()
-            out[i] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
-            start = span.stop
+        some = [rows[i] for i in batch]
+        parts = by_length([len(row.target) for row in some], waste(lab))
+        for part, tail in zip(parts, Tail.each(lab, some, parts, 0), strict=True):  # prompts are run once
+            spots = [(j, at, token) for j, i in enumerate(part) for at, token in enumerate(some[i].target)]
+            row, at, token = (torch.tensor(x, device=tail.hidden.device) for x in zip(*spots, strict=True))
+            logp = lab.arch.logits(tail.reading(row, at)()[row, at]).float().log_softmax(-1)
+            said = logp.gather(1, token[:, None])[:, 0]
+            right = logp.argmax(-1) == token
+            start = 0
+            for i in part:
+                span = slice(start, start + len(some[i].target))
+                hits = right[span].float()
+                out[batch[i]] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
+                start = span.stop
     return pd.DataFrame(out, columns=["nll", "exact", "accuracy"])
 
 

@@ -20,6 +20,7 @@ from kedit_lab.model.chat import Chat
 from kedit_lab.model.tokens import (
     Encoded,
     Row,
+    answer_rows,
     encode,
     essence_rows,
     fact_prompts,
@@ -85,6 +86,10 @@ class Lab:
              rule: str = "subject_last") -> list[list[Row]]:  # fmt: skip
         """Per fact, its token rows behind each prefix."""
         return fact_rows(self.tokenizer, facts, prefixes, rule, self.chat)
+
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+        """The token rows of (prompt, answer) pairs."""
+        return answer_rows(self.tokenizer, pairs, self.chat)
 
     def essences(self, subjects: Sequence[str]) -> list[Row]:
         """The rows "{subject} is a" (MEMIT's KL prompt)."""

@@ -169,6 +169,15 @@ def fact_rows(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = (
     return [[Row(ids, targets[fact.target_new], at) for ids, at in islice(prompts, len(prefixes))] for fact in facts]
 
 
+def answer_rows(tokenizer: Any, pairs: Sequence[tuple[str, str]], chat: Chat | None = None) -> list[Row]:
+    """The rows of (prompt, answer) pairs; their lookup token is the one in front of the answer."""
+    texts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    prompts = {text: tuple(ids) for text, (ids, _) in zip(texts, encoded(tokenizer, texts, chat), strict=True)}
+    texts = list(dict.fromkeys(answer for _, answer in pairs))
+    answers = dict(zip(texts, targets_ids(tokenizer, texts, chat), strict=True))
+    return [Row(prompts[prompt], answers[answer], len(prompts[prompt]) - 1) for prompt, answer in pairs]
+
+
 def fact_row(tokenizer: Any, fact: Fact, prefix: str = "", rule: str = "subject_last", target: str | None = None,
              chat: Chat | None = None) -> Row:  # fmt: skip
     """The row of a fact behind one prefix; ``target`` is ``target_new`` unless given."""

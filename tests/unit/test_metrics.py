@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from kedit_lab.measure import metrics
 from kedit_lab.measure.metrics import KINDS, Report, entropy, evaluate, harmonic_mean, ngram_entropy, score, summarise
+from kedit_lab.model.hooks import replace as patched
 from kedit_lab.model.lab import Lab, make_lab
+from kedit_lab.model.tokens import Row
 from kedit_lab.types import Fact, Probe
 from tests.pico.tiny import KINDS as MODELS
 from tests.pico.tiny import build, byte_level
@@ -148,11 +150,29 @@ class Said:
         return (*said[:2], said[2] + 1) if self.wrong else tuple(said)
 
 
+def spelled(monkeypatch, ids):
+    """Let answers have these ids, whatever the tokenizer says."""
+    monkeypatch.setattr(Lab, "answers", lambda lab, pairs: [
+        Row(prompt, ids(answer), len(prompt) - 1)
+        for prompt, answer in ((tuple(lab.encode(prompt)[0]), answer) for prompt, answer in pairs)
+    ])  # fmt: skip
+
+
 @pytest.mark.parametrize(("wrong", "exact", "accuracy"), [(False, 1.0, 1.0), (True, 0.0, 2 / 3)])
 def test_exact_needs_every_token(pico, monkeypatch, wrong, exact, accuracy):
-    monkeypatch.setattr(Lab, "target", lambda _lab, answer: Said(pico, wrong).ids(answer))
+    spelled(monkeypatch, Said(pico, wrong).ids)
     (row,) = score(pico, [("Paris is", "whatever")]).itertuples()
     assert (row.exact, row.accuracy) == (exact, pytest.approx(accuracy))
+
+
+def test_a_prompt_is_run_once_for_all_its_answers(pico):
+    prompt, seen = PAIRS[0][0], []
+    with patched(pico, "input", 0, lambda hidden: seen.append(hidden.shape[0] * hidden.shape[1])):
+        score(pico, [(prompt, answer) for answer in ("Greek", "London", "Paris")])
+    width = max(len(pico.target(answer)) for answer in ("Greek", "London", "Paris"))
+    before = len(pico.encode(prompt)[0]) - 1
+    assert seen[0] == before
+    assert sum(seen[1:]) <= 2 * 3 * width  # to the first block, and from there
 
 
 def test_nothing_to_score(pico):
@@ -223,9 +243,8 @@ def test_locality(report):
 
 def test_other_spellings(pico, monkeypatch):
     """Any spelling that the model says makes a row exact, if asked for; nothing else changes."""
-    target = Lab.target
     says = tuple(greedy(pico, "The city is", 2))
-    monkeypatch.setattr(Lab, "target", lambda lab, answer: says if answer == "right" else target(lab, answer))
+    spelled(monkeypatch, lambda answer: says if answer == "right" else pico.target(answer))
     plain = Fact("John Smith", "{} is in", "Paris", locality=(Probe("The city is", "London", "", ("Greek", "right")),))
     facts = [replace(plain, aliases=("Greek",)), plain]
     strict, lenient = (evaluate(pico, facts, kinds=["rewrite", "locality"], aliases=a) for a in (False, True))
@@ -266,7 +285,7 @@ def test_unedited_model_beside_itself(report, pico):
 
 def test_model_that_says_what_it_is_asked_is_specific(pico, monkeypatch):
     """Neighbours' answers that are what the model says: specificity 1."""
-    monkeypatch.setattr(Lab, "target", lambda _lab, answer: tuple(greedy(pico, "The city is", 2)))
+    spelled(monkeypatch, lambda _answer: tuple(greedy(pico, "The city is", 2)))
     fact = Fact("John Smith", "{} is in", "Paris", neighborhood=(Probe("The city is", "London"),))
     assert evaluate(pico, [fact], kinds=["neighborhood"]).summary()["specificity"] == 1.0
 
