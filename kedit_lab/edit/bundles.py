@@ -49,7 +49,7 @@ class Bundle:
             for i, a in enumerate(rows)
             for at, token in zip(a.row.answers, a.row.target, strict=False)
         ]
-        device = tail.hidden.device
+        device = tail.lab.anchor.device  # δ's, wherever the layers are
         index = lambda values: torch.tensor(values, device=device, dtype=torch.long)  # noqa: E731
         row, column, token = (index([spot[i] for spot in spots]) for i in range(3))
         weight = torch.tensor([spot[3] for spot in spots], device=device)
@@ -64,14 +64,15 @@ class Bundle:
         They are counted only if asked for: the arg-max looks at every logit.
         """
         flat, width, owner = normed.flatten(0, 1), normed.shape[1], self.owner[self.row]
-        logits = lambda row, column: lab.arch.logits(flat.index_select(0, row * width + column)).float()  # noqa: E731
+        at = lambda row, column: flat.index_select(0, (row * width + column).to(flat.device))  # noqa: E731
+        logits = lambda row, column: lab.arch.logits(at(row, column)).float()  # noqa: E731
         said, drift = logits(self.row, self.column), logits(self.drift, 0).log_softmax(-1)
         if self.reference is None:
             self.reference = drift.detach()
-        zeros = said.new_zeros(groups)
-        nll = cross_entropy(said, self.token, reduction="none") * self.weight
-        kl = (drift.exp() * (drift - self.reference)).sum(-1)
-        missed = zeros.index_add(0, owner, (said.argmax(-1) != self.token).to(said)) if counted else zeros
+        zeros, token = self.weight.new_zeros(groups), self.token.to(said.device)
+        nll = cross_entropy(said, token, reduction="none").to(zeros.device) * self.weight
+        kl = (drift.exp() * (drift - self.reference)).sum(-1).to(zeros.device)
+        missed = zeros.index_add(0, owner, (said.argmax(-1) != token).to(zeros)) if counted else zeros
         return zeros.index_add(0, owner, nll), zeros.index_add(0, self.owner[self.drift], kl), missed
 
     def without(self, gone: Tensor) -> "Bundle":
@@ -80,7 +81,7 @@ class Bundle:
         if stay.all():
             return self
         kept = stay.nonzero()[:, 0]
-        reference = None if self.reference is None else self.reference[stay[self.drift]]
+        reference = None if self.reference is None else self.reference[stay[self.drift].to(self.reference.device)]
         return Bundle.of([self.rows[i] for i in kept.tolist()], self.tail.select(kept), reference)
 
 

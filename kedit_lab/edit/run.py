@@ -177,7 +177,7 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]
             with timed(clock, "solve"):
-                delta = SOLVERS[recipe.solver](k, (z - now) * share, preserved.pop(layer), **extra)
+                delta = SOLVERS[recipe.solver](k, (z - now.to(z)) * share, preserved.pop(layer), **extra)
             deltas[projection.name] = delta
             if layer == recipe.layers[-1]:
                 shared = clusters(k)

@@ -101,7 +101,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     means = None
     if recipe.align == "keys" or "key" in (recipe.bound, recipe.start):
         each = keys(lab, facts, layer, prefixes or None, recipe.token).float()
-        means = torch.stack([each[list(members)].mean(0) for members in groups])
+        means = torch.stack([each[list(members)].mean(0) for members in groups]).to(lab.anchor.device)
     alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
@@ -134,7 +134,8 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
 def starts(lab: Lab, heads: Sequence[Fact], layer: int, recipe: Recipe) -> Float[Tensor, "parts groups d_model"]:
     """What the parts that the recipe names hold at the lookup token of bare prompts."""
     parts = recipe.target.split("+")
-    return torch.stack([read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts])
+    held = [read(lab, heads, part, [layer], None, recipe.token)[layer][:, 0].float() for part in parts]
+    return torch.stack(held).to(lab.anchor.device)
 
 
 def at_lookup(tails: Sequence[Tail], parts: Sequence[Sequence[int]],
@@ -221,7 +222,7 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))
     tails = Tail.each(lab, [a.row for a in rows], parts, start, leads)
-    h = at_lookup(tails, parts, rows) if h is None else h
+    h = at_lookup(tails, parts, rows).to(lab.anchor.device) if h is None else h
     groups = h.shape[1]
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
     del tails

@@ -17,22 +17,25 @@ entry ``chat``, and there is neither where prompts are completed as plain text.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import log2
 from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.past import waste
+from kedit_lab.model.hooks import hooked
+from kedit_lab.model.lab import Lab, accepted, chunks
+from kedit_lab.model.past import Known, waste
 from kedit_lab.model.tail import Tail
-from kedit_lab.model.tokens import by_length
+from kedit_lab.model.tokens import Row, by_length
 from kedit_lab.types import Fact
 
 KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "locality", "generation")
 SCORED = ("efficacy", "paraphrase", "specificity")
-TOKENS = 4096  # of one forward pass
+TOKENS = 4096  # of one forward pass; half as many where it is one behind prompts that were run before
 
 
 class Report(pd.DataFrame):
@@ -138,26 +141,53 @@ def accept(lab: Lab, report: Report, spellings: Sequence[Sequence[str]]) -> None
 
 @torch.no_grad()
 def score(lab: Lab, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """For (prompt, answer) pairs: ``nll`` (mean per answer token), ``exact``, ``accuracy``, teacher-forced."""
-    rows = lab.answers(pairs)
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt), rows[i].prompt))
+    """For (prompt, answer) pairs: ``nll`` (mean per answer token), ``exact``, ``accuracy``, teacher-forced.
+
+    Raises ValueError for a prompt or an answer without tokens.
+    """
+    rows = lab.answer_rows(pairs)
     out: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(rows)
-    for batch in chunks(order, max(1, TOKENS // max((len(row.ids) for row in rows), default=1))):
+    for batch, states in answered(lab, rows):
+        logp = lab.arch.logits(states).float().log_softmax(-1)
+        token = torch.tensor([token for i in batch for token in rows[i].target], device=logp.device)
+        said = logp.gather(1, token[:, None])[:, 0]
+        right = logp.argmax(-1) == token
+        start = 0
+        for i in batch:
+            span = slice(start, start + len(rows[i].target))
+            hits = right[span].float()
+            out[i] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
+            start = span.stop
+    return pd.DataFrame(out, columns=["nll", "exact", "accuracy"])
+
+
+def answered(lab: Lab, rows: Sequence[Row]) -> Iterator[tuple[list[int], Float[Tensor, "tokens d_model"]]]:
+    """(which rows, the states in front of their answers' tokens one behind the other), every row once.
+
+    A prompt of several rows is run once for them, unless the model keeps no keys and values or somebody has hooked it
+    (``kl.record``, ``kl.replace``): those see whole rows.
+    """
+    times = Counter(row.prompt for row in rows)
+    shares = "past_key_values" in accepted(type(lab.model)) and not hooked(lab.model)
+    alone = [i for i, row in enumerate(rows) if not shares or times[row.prompt] == 1]
+    together = sorted(set(range(len(rows))) - set(alone), key=lambda i: (len(rows[i].prompt), rows[i].prompt))
+    most = TOKENS // max((len(row.ids) for row in rows), default=1)
+    for batch in chunks(sorted(alone, key=lambda i: len(rows[i].ids)), max(1, most)):
+        spots = [(j, at) for j, i in enumerate(batch) for at in rows[i].answers]
+        yield batch, picked(lab.hidden(**lab.batch([rows[i].ids for i in batch])), spots)
+    known: Known = {}
+    for batch in chunks(together, max(2, most // 2)):  # half of them: keys and values are kept
         some = [rows[i] for i in batch]
         parts = by_length([len(row.target) for row in some], waste(lab))
-        for part, tail in zip(parts, Tail.each(lab, some, parts, 0), strict=True):  # prompts are run once
-            spots = [(j, at, token) for j, i in enumerate(part) for at, token in enumerate(some[i].target)]
-            row, at, token = (torch.tensor(x, device=tail.hidden.device) for x in zip(*spots, strict=True))
-            logp = lab.arch.logits(tail.reading(row, at)()[row, at]).float().log_softmax(-1)
-            said = logp.gather(1, token[:, None])[:, 0]
-            right = logp.argmax(-1) == token
-            start = 0
-            for i in part:
-                span = slice(start, start + len(some[i].target))
-                hits = right[span].float()
-                out[batch[i]] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
-                start = span.stop
-    return pd.DataFrame(out, columns=["nll", "exact", "accuracy"])
+        for part, tail in zip(parts, Tail.each(lab, some, parts, 0, known), strict=True):
+            spots = [(j, at) for j, i in enumerate(part) for at in range(len(some[i].target))]
+            tail = tail.reading(*torch.tensor(spots, device=tail.hidden.device).T)
+            yield [batch[i] for i in part], picked(tail(lambda hidden: hidden), spots)
+
+
+def picked(hidden: Float[Tensor, "rows tokens d_model"], spots: Sequence[tuple[int, int]]) -> Tensor:
+    """The states at (row, column) of every spot."""
+    return hidden[tuple(torch.tensor(spots, device=hidden.device).T)]
 
 
 def summarise(report: pd.DataFrame, suffix: str = "") -> pd.Series:

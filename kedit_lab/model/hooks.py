@@ -92,6 +92,11 @@ def at(arch: Arch, name: str, layer: int, fn: Callable[[Tensor], Tensor | None])
         yield
 
 
+def hooked(model: nn.Module) -> bool:
+    """Whether somebody reads or replaces what flows between a model's parts."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 @dataclass
 class Seen:
     """What ``record`` saw in the latest forward pass: ``seen["key", 3]`` is batch x tokens x width."""

@@ -87,7 +87,7 @@ class Lab:
         """Per fact, its token rows behind each prefix."""
         return fact_rows(self.tokenizer, facts, prefixes, rule, self.chat)
 
-    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    def answer_rows(self, pairs: Sequence[tuple[str, str]]) -> list[Row]:
         """The token rows of (prompt, answer) pairs."""
         return answer_rows(self.tokenizer, pairs, self.chat)
 

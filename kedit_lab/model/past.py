@@ -23,36 +23,42 @@ Known = dict[tuple[tuple[int, ...], ...], tuple[Past, Tensor]]  # (past, mask) o
 
 
 class Filled(torch.autograd.Function):
-    """States that end as the new ones do: the room is filled in place, so that nothing before it is copied.
+    """The first states of a past and new ones, which are written into the room behind them: nothing is copied.
 
-    A pass's way back must be taken before the room is filled again; autograd refuses the other order.
+    A pass's way back must be taken before the room is filled again: autograd refuses to read what was written over.
     """
 
     @staticmethod
-    def forward(ctx: Any, new: Tensor, held: Tensor) -> Tensor:
-        ctx.tokens = new.shape[-2]
-        held[..., -ctx.tokens :, :] = new
-        return held.detach()
+    def forward(ctx: Any, new: Tensor, held: Tensor, tokens: int) -> Tensor:
+        ctx.tokens, stop = tokens, tokens + new.shape[-2]
+        held[..., tokens:stop, :] = new
+        return held[..., :stop, :].detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad[..., -ctx.tokens :, :], None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad[..., ctx.tokens :, :], None, None
 
 
 class FrozenLayer(DynamicLayer):
-    """Attention keys and values of one layer that a forward pass reads but never extends; with room for it, or not."""
+    """Attention keys and values of one layer's first ``tokens`` (all, unless given): a pass reads them, what it adds
+    goes into the room behind them, or into a copy where there is none."""
 
-    def __init__(self, keys: Tensor, values: Tensor, room: int = 0) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, tokens: int | None = None) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.room = keys, values, room
+        self.keys, self.values = keys, values
+        self.tokens = keys.shape[-2] if tokens is None else tokens
 
     def get_seq_length(self) -> int:
-        return self.keys.shape[-2] - self.room
+        return self.tokens
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        join = Filled.apply if self.room else lambda new, held: torch.cat([held, new], -2)
-        return join(key_states, self.keys), join(value_states, self.values)
+        pairs = ((self.keys, key_states), (self.values, value_states))
+        if self.tokens == self.keys.shape[-2]:
+            keys, values = (torch.cat(pair, -2) for pair in pairs)
+        else:
+            keys, values = (Filled.apply(new, held, self.tokens) for held, new in pairs)
+        return keys, values
 
 
 class GrowingLayer(FrozenLayer):
@@ -60,6 +66,7 @@ class GrowingLayer(FrozenLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys, self.values = super().update(key_states, value_states)
+        self.tokens = self.keys.shape[-2]
         return self.keys, self.values
 
 
@@ -81,7 +88,7 @@ def waste(lab: Lab) -> int:
     return WASTE[0 if lab.anchor.is_cpu else 1]
 
 
-def spare(lab: Lab, tokens: int) -> int:
+def room_behind(lab: Lab, tokens: int) -> int:
     """Columns behind a past that passes write into: a GPU saves a copy; a CPU copies sooner than it calls autograd."""
     return 0 if lab.anchor.is_cpu else tokens
 
@@ -119,11 +126,11 @@ def extended(lab: Lab, past: Past, seen: Tensor, rows: Sequence[tuple[int, ...]]
 
 def aligned(past: Past, mask: Int[Tensor, "rows tokens"], width: int) -> tuple[Past, Int[Tensor, "rows width"]]:
     """The same with all padding on the left, ``width`` positions in all."""
-    spare = max(0, width - mask.shape[1])
-    order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + spare :]
-    place, row = widen(order, (spare, 0)), torch.arange(len(mask), device=mask.device)[:, None]
+    missing = max(0, width - mask.shape[1])
+    order = mask.argsort(dim=1, stable=True)[:, mask.shape[1] - width + missing :]
+    place, row = widen(order, (missing, 0)), torch.arange(len(mask), device=mask.device)[:, None]
     there = lambda x: x[row.to(x.device), :, place.to(x.device)].transpose(1, 2)  # noqa: E731
-    return tuple((there(k), there(v)) for k, v in past), widen(mask.gather(1, order), (spare, 0))
+    return tuple((there(k), there(v)) for k, v in past), widen(mask.gather(1, order), (missing, 0))
 
 
 @torch.no_grad()
@@ -172,20 +179,18 @@ def remembered(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
 
 
 def narrowed(past: Past, mask: Tensor, rows: Int[Tensor, " rows"], room: int = 0) -> tuple[Past, Tensor]:
-    """(past, mask) of some rows (indices), no wider than the longest of them; the past a copy, with room behind it."""
+    """(past, mask) of some rows (indices), no wider than the longest of them; with room, a copy that ends with it."""
     unused = mask.shape[1] - int(mask[rows].sum(1).max())
     if unused == mask.shape[1]:
         return (), mask[rows, unused:]
-
-    def copied(states: Tensor) -> Tensor:
-        own = states.new_zeros(len(rows), states.shape[1], states.shape[2] - unused + room, states.shape[3])
-        own[:, :, : own.shape[2] - room] = states[:, :, unused:][rows.to(states.device)]
-        return own
-
-    return tuple((copied(k), copied(v)) for k, v in past), mask[rows, unused:]
+    own = tuple((k[:, :, unused:], v[:, :, unused:]) for k, v in past)
+    if not room:
+        return taken(own, rows), mask[rows, unused:]
+    roomy = lambda x: widen(x[rows.to(x.device)], (0, 0, 0, room))  # noqa: E731
+    return tuple((roomy(k), roomy(v)) for k, v in own), mask[rows, unused:]
 
 
-def behind(past: Past, room: int = 0) -> dict[str, Any]:
-    """What a model's forward is told of a past that it reads and does not extend; see ``narrowed`` for the room."""
-    return {"past_key_values": Cache(layers=[FrozenLayer(*pair, room) for pair in past]) if past else None,
+def behind(past: Past, tokens: int | None = None) -> dict[str, Any]:
+    """What a model's forward is told of a past of so many tokens (all, unless given) that it reads."""
+    return {"past_key_values": Cache(layers=[FrozenLayer(*pair, tokens) for pair in past]) if past else None,
             "use_cache": bool(past)}  # fmt: skip

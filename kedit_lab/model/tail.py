@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.hooks import Stop, on
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.past import Known, Past, behind, narrowed, spare, taken, unsorted
+from kedit_lab.model.past import Known, Past, behind, narrowed, room_behind, taken, unsorted
 from kedit_lab.model.spots import first_alone, instead, real, seeing
 from kedit_lab.model.tokens import Row, pad
 
@@ -59,7 +59,7 @@ class Tail:
         Calls that share ``known`` run leads of their rows once, while the model is as it is.
         """
         past, before, at = unsorted(lab, [row.ids[: row.lookup] for row in rows], known=known)
-        room = [spare(lab, max(len(rows[i].ids) - rows[i].lookup for i in part)) for part in parts]
+        room = [room_behind(lab, max(len(rows[i].ids) - rows[i].lookup for i in part)) for part in parts]
         own = [narrowed(past, before, at[list(part)], wide) for part, wide in zip(parts, room, strict=True)]
         return [cls.with_past(lab, [rows[i] for i in part], start, *of) for part, of in zip(parts, own, strict=True)]
 
@@ -96,8 +96,13 @@ class Tail:
 
     def run(self) -> Float[Tensor, "rows tokens d_model"]:
         """The base model on the tail's tokens with its frozen past."""
-        past = behind(self.past, spare(self.lab, self.inputs["input_ids"].shape[1]))
+        past = behind(self.past, self.inputs["attention_mask"].shape[1] - self.width)
         return self.lab.model.base_model(**self.lab.inputs(self.inputs), **past).last_hidden_state
+
+    @property
+    def width(self) -> int:
+        """Tokens from the lookup token on."""
+        return self.inputs["input_ids"].shape[1]
 
     def __call__(self, write: Callable[[Tensor], Tensor] | None = None) -> Float[Tensor, "rows tokens d_model"]:
         """Final-norm hidden states when ``write(hidden)`` enters block ``start``; gradients flow into ``write``.
@@ -127,7 +132,7 @@ class Tail:
     @cached_property
     def real(self) -> Int[Tensor, " spots"] | None:
         """Positions that are no padding (counted through); None: all."""
-        return real(self.inputs["attention_mask"][:, -self.hidden.shape[1] :])
+        return real(self.inputs["attention_mask"][:, -self.width :])
 
     @contextmanager
     def trimmed(self, start: int) -> Iterator[None]:
@@ -159,15 +164,16 @@ class Tail:
     @cached_property
     def inner(self) -> list[Projection]:
         """The projections inside the attention of block ``start``, if there is one and any column but the first."""
-        there = self.start < self.lab.arch.layers and self.hidden.shape[1] > 1
+        there = self.start < self.lab.arch.layers and self.width > 1
         return self.lab.arch.attention_inner(self.start) if there else []
 
     def reading(self, row: Int[Tensor, " spots"], column: Int[Tensor, " spots"]) -> "Tail":
         """This tail when only these positions of its output will be read."""
-        return replace(self, needed=(row * self.hidden.shape[1] + column).unique())
+        return replace(self, needed=(row * self.width + column).unique())
 
     def select(self, rows: Tensor) -> "Tail":
         """The tail of a subset of the rows (indices), with all positions to be read."""
         inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
         kept = {name: tensor[rows.to(tensor.device)] for name, tensor in self.kept.items()}
-        return Tail(self.lab, self.start, self.tuples, self.hidden[rows], inputs, taken(self.past, rows), kept=kept)
+        hidden = self.hidden[rows.to(self.hidden.device)]
+        return Tail(self.lab, self.start, self.tuples, hidden, inputs, taken(self.past, rows), kept=kept)

@@ -170,9 +170,15 @@ def fact_rows(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = (
 
 
 def answer_rows(tokenizer: Any, pairs: Sequence[tuple[str, str]], chat: Chat | None = None) -> list[Row]:
-    """The rows of (prompt, answer) pairs; their lookup token is the one in front of the answer."""
+    """The rows of (prompt, answer) pairs; their lookup token is the one in front of the answer.
+
+    Raises ValueError for a prompt or an answer without tokens.
+    """
     texts = list(dict.fromkeys(prompt for prompt, _ in pairs))
     prompts = {text: tuple(ids) for text, (ids, _) in zip(texts, encoded(tokenizer, texts, chat), strict=True)}
+    for text, ids in prompts.items():
+        if not ids:
+            raise ValueError(f"prompt {text!r} gives no tokens with {type(tokenizer).__name__}; ask another one")
     texts = list(dict.fromkeys(answer for _, answer in pairs))
     answers = dict(zip(texts, targets_ids(tokenizer, texts, chat), strict=True))
     return [Row(prompts[prompt], answers[answer], len(prompts[prompt]) - 1) for prompt, answer in pairs]

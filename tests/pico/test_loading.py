@@ -92,6 +92,27 @@ def test_a_dispatched_model_is_edited_like_any_other(name, tokenizer, tmp_path):
         assert told["nll"][0] == pytest.approx(kl.evaluate(plain, [FACT], kinds=["rewrite"])["nll"][0], rel=1e-5)
 
 
+@pytest.mark.parametrize("upper", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("method", ["memit", "eamet", "pmet", "alphaedit"])
+def test_a_model_with_blocks_on_two_devices(method, upper, tokenizer, tmp_path):
+    """The upper blocks lie on a GPU where there is one; one layer of each half is written."""
+    plain, model, half = (*(build(KINDS["llama"].config) for _ in range(2)), LAYERS // 2)
+    places = {f"model.layers.{i}": "cpu" if i < half else upper for i in range(LAYERS)}
+    places |= {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": upper, "lm_head": "cpu"}
+    labs = [kl.wrap(dispatch_model(model, places, "cpu", force_hooks=True), tokenizer), kl.wrap(plain, tokenizer)]
+    told = []
+    for lab in labs:
+        facts = [FACT, kl.Fact("Mary Jones", "{} is in", "Paris", "London", paraphrases=("Mary Jones lives in",))]
+        settings = {"layers": (half - 1, half), "steps": 4, "prefixes": 1, "prefix_length": 3, "threshold": 1e9}
+        made = kl.edit(lab, facts, method, moment_texts=TEXTS, cache=tmp_path, lam=1.0, **settings)
+        with made.applied():
+            told.append((made, kl.evaluate(lab, facts, kinds=["rewrite", "paraphrase"])))
+    (made, found), (wanted, plainly) = told
+    for layer in (half - 1, half):
+        torch.testing.assert_close(made.delta(layer).cpu(), wanted.delta(layer), rtol=1e-3, atol=1e-5)
+    assert found["nll"].to_numpy() == pytest.approx(plainly["nll"].to_numpy(), rel=1e-3)
+
+
 def test_offloaded_weights_are_refused(tokenizer):
     model = cpu_offload(build(KINDS["llama"].config), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"weights are offloaded, model\.\S+ the first; .*smaller dtype.*device_map"):

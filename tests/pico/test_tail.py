@@ -82,29 +82,50 @@ def test_tail_equals_the_full_pass(pico, shape):
 @pytest.fixture
 def roomy(monkeypatch):
     """What a GPU does: pasts have room for what every pass adds."""
-    monkeypatch.setattr("kedit_lab.model.tail.spare", lambda _lab, tokens: tokens)
+    monkeypatch.setattr("kedit_lab.model.tail.room_behind", lambda _lab, tokens: tokens)
 
 
-def test_room_behind_the_past_changes_nothing(pico, roomy):
-    """Also in a second pass, which writes over what the first left there, and of some rows alone."""
-    rows = make_rows(SHAPES["behind a prefix"])
-    tail = Tail.of(pico, rows, 1)
-    room = max(len(row.ids) - row.lookup for row in rows)
-    assert all(keys.shape[2] == max(row.lookup for row in rows) + room for keys, _ in tail.past)
-    for some in (tail, tail, tail.select(torch.tensor([0, 2]))):
-        rows = rows if some is tail else [rows[0], rows[2]]
-        delta = make_delta(rows)
-        found, wanted = tail_pass(some, rows, delta), full_pass(pico, rows, 1, delta)
+@pytest.mark.parametrize("shape", ["mixed", "behind a prefix", "all first"])
+def test_room_behind_the_past_changes_nothing(pico, roomy, shape):
+    """Also in a second pass, which writes over what the first left there, of parts, and of some rows alone."""
+    rows = make_rows(SHAPES[shape])
+    (whole,), parts = Tail.each(pico, rows, [range(len(rows))], 1), Tail.each(pico, rows, [[0], [1, 2]], 1)
+    before = max(row.lookup for row in rows)
+    assert all(keys.shape[2] == before + whole.width for keys, _ in whole.past)
+    for tail, which in ((whole, range(len(rows))),) * 2 + (
+        (whole.select(torch.tensor([0, 2])), (0, 2)),
+        (parts[1], (1, 2)),
+    ):
+        some = [rows[i] for i in which]
+        delta = make_delta(some)
+        found, wanted = tail_pass(tail, some, delta), full_pass(pico, some, 1, delta)
         assert_same(found, wanted)
         torch.testing.assert_close(gradient(found, delta), gradient(wanted, delta), rtol=1e-3, atol=1e-3)
 
 
-def test_a_way_back_behind_the_next_pass_is_refused(make, roomy):
+@pytest.mark.parametrize("kind", ["gpt2", "llama"], indirect=True)
+def test_a_way_back_behind_the_next_pass_is_refused_or_right(pico, kind, roomy):
+    """Llama repeats heads, so that what is read on the way back is a copy."""
     rows = make_rows(SHAPES["behind a prefix"])
-    tail, delta = Tail.of(make("gpt2"), rows, 1), make_delta(rows)
-    first, _ = tail_pass(tail, rows, delta), tail_pass(tail, rows, delta)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        gradient(first, delta)
+    tail, delta = Tail.of(pico, rows, 1), make_delta(rows)
+    first, _ = tail_pass(tail, rows, delta), tail_pass(tail, rows, 2 * delta)
+    if kind == "gpt2":
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            gradient(first, delta)
+    else:
+        wanted = gradient(full_pass(pico, rows, 1, delta), delta)
+        torch.testing.assert_close(gradient(first, delta), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_from_the_first_block_on(pico, shape):
+    """As answers are scored: the rows as they are, and only some of their positions read."""
+    rows = make_rows(SHAPES[shape])
+    tail, whole = Tail.of(pico, rows, 0), pico.hidden(**pico.batch([row.ids for row in rows]))
+    spots = [(i, at - row.lookup) for i, row in enumerate(rows) for at in row.answers]
+    row, column = torch.tensor(spots).T
+    found = tail.reading(row, column)(lambda hidden: hidden)[row, column]
+    torch.testing.assert_close(found, whole[row, column + torch.tensor([r.lookup for r in rows])[row]], **CLOSE)
 
 
 def sharing_rows():

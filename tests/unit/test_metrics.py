@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from kedit_lab.measure import metrics
 from kedit_lab.measure.metrics import KINDS, Report, entropy, evaluate, harmonic_mean, ngram_entropy, score, summarise
+from kedit_lab.model import tokens
+from kedit_lab.model.hooks import record
 from kedit_lab.model.hooks import replace as patched
-from kedit_lab.model.lab import Lab, make_lab
-from kedit_lab.model.tokens import Row
+from kedit_lab.model.lab import make_lab
+from kedit_lab.model.spots import instead
 from kedit_lab.types import Fact, Probe
 from tests.pico.tiny import KINDS as MODELS
 from tests.pico.tiny import build, byte_level
@@ -152,10 +154,7 @@ class Said:
 
 def spelled(monkeypatch, ids):
     """Let answers have these ids, whatever the tokenizer says."""
-    monkeypatch.setattr(Lab, "answers", lambda lab, pairs: [
-        Row(prompt, ids(answer), len(prompt) - 1)
-        for prompt, answer in ((tuple(lab.encode(prompt)[0]), answer) for prompt, answer in pairs)
-    ])  # fmt: skip
+    monkeypatch.setattr(tokens, "targets_ids", lambda _tokenizer, answers, _chat=None: [ids(a) for a in answers])
 
 
 @pytest.mark.parametrize(("wrong", "exact", "accuracy"), [(False, 1.0, 1.0), (True, 0.0, 2 / 3)])
@@ -165,14 +164,43 @@ def test_exact_needs_every_token(pico, monkeypatch, wrong, exact, accuracy):
     assert (row.exact, row.accuracy) == (exact, pytest.approx(accuracy))
 
 
-def test_a_prompt_is_run_once_for_all_its_answers(pico):
-    prompt, seen = PAIRS[0][0], []
-    with patched(pico, "input", 0, lambda hidden: seen.append(hidden.shape[0] * hidden.shape[1])):
-        score(pico, [(prompt, answer) for answer in ("Greek", "London", "Paris")])
-    width = max(len(pico.target(answer)) for answer in ("Greek", "London", "Paris"))
-    before = len(pico.encode(prompt)[0]) - 1
-    assert seen[0] == before
-    assert sum(seen[1:]) <= 2 * 3 * width  # to the first block, and from there
+def positions(lab, pairs):
+    """(how many positions enter the first block while pairs are scored, the scores)."""
+    block, seen = lab.arch.blocks[0], []
+
+    def counted(forward, hidden, *args, **kwargs):
+        seen.append(hidden.shape[0] * hidden.shape[1])
+        return forward(hidden, *args, **kwargs)
+
+    with instead(block, counted):
+        found = score(lab, pairs)
+    return sum(seen), found
+
+
+def test_a_prompt_is_run_once_for_all_its_answers(pico, monkeypatch):
+    """Wherever its pairs stand, as passes are small; hooked models see whole rows, and say the same."""
+    monkeypatch.setattr(metrics, "TOKENS", 80)
+    prompts = [f"{name}'s employer is" for name in ("John Smith", "Mary Jones", "Ann Marie")]
+    pairs = [(prompt, answer) for answer in ("Greek", "London", "Paris") for prompt in prompts]
+    shared, found = positions(pico, pairs)
+    with patched(pico, "mlp", 1, lambda hidden: hidden):
+        whole, plain = positions(pico, pairs)
+    length = len(pico.encode(prompts[0])[0]) - 1
+    assert whole - shared > 5 * length  # six of nine prompts less, but for padding
+    pd.testing.assert_frame_equal(found, plain, rtol=1e-4)
+
+
+def test_whoever_hooks_sees_whole_rows(pico):
+    pairs = [(PAIRS[0][0], answer) for answer in ("Greek", "Zoë in London")]
+    width = max(len(row.ids) for row in pico.answer_rows(pairs))
+    with record(pico, "key", [0]) as seen:
+        score(pico, pairs)
+    assert seen["key", 0].shape[:2] == (2, width)
+
+
+def test_prompt_without_tokens_is_refused(pico):
+    with pytest.raises(ValueError, match="prompt '' gives no tokens"):
+        score(pico, [("", "Greek")])
 
 
 def test_nothing_to_score(pico):
@@ -244,7 +272,8 @@ def test_locality(report):
 def test_other_spellings(pico, monkeypatch):
     """Any spelling that the model says makes a row exact, if asked for; nothing else changes."""
     says = tuple(greedy(pico, "The city is", 2))
-    spelled(monkeypatch, lambda answer: says if answer == "right" else pico.target(answer))
+    own = {answer: pico.target(answer) for answer in ("Paris", "Greek", "London")}
+    spelled(monkeypatch, lambda answer: says if answer == "right" else own[answer])
     plain = Fact("John Smith", "{} is in", "Paris", locality=(Probe("The city is", "London", "", ("Greek", "right")),))
     facts = [replace(plain, aliases=("Greek",)), plain]
     strict, lenient = (evaluate(pico, facts, kinds=["rewrite", "locality"], aliases=a) for a in (False, True))
