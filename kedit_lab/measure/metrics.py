@@ -146,43 +146,44 @@ def score(lab: Lab, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     Raises ValueError for a prompt or an answer without tokens.
     """
     rows = lab.answer_rows(pairs)
-    out: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)] * len(rows)
-    for batch, states in answered(lab, rows):
+    out: dict[Row, tuple[float, float, float]] = {}
+    for batch, states in answered(lab, list(dict.fromkeys(rows))):
         logp = lab.arch.logits(states).float().log_softmax(-1)
-        token = torch.tensor([token for i in batch for token in rows[i].target], device=logp.device)
+        token = torch.tensor([token for row in batch for token in row.target], device=logp.device)
         said = logp.gather(1, token[:, None])[:, 0]
         right = logp.argmax(-1) == token
         start = 0
-        for i in batch:
-            span = slice(start, start + len(rows[i].target))
+        for row in batch:
+            span = slice(start, start + len(row.target))
             hits = right[span].float()
-            out[i] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
+            out[row] = (-float(said[span].mean()), float(hits.min()), float(hits.mean()))
             start = span.stop
-    return pd.DataFrame(out, columns=["nll", "exact", "accuracy"])
+    return pd.DataFrame([out[row] for row in rows], columns=["nll", "exact", "accuracy"])
 
 
-def answered(lab: Lab, rows: Sequence[Row]) -> Iterator[tuple[list[int], Float[Tensor, "tokens d_model"]]]:
-    """(which rows, the states in front of their answers' tokens one behind the other), every row once.
+def answered(lab: Lab, rows: Sequence[Row]) -> Iterator[tuple[list[Row], Float[Tensor, "tokens d_model"]]]:
+    """(some rows, the states in front of their answers' tokens one behind the other), until all rows have been run.
 
     A prompt of several rows is run once for them, unless the model keeps no keys and values or somebody has hooked it
     (``kl.record``, ``kl.replace``): those see whole rows.
     """
     times = Counter(row.prompt for row in rows)
     shares = "past_key_values" in accepted(type(lab.model)) and not hooked(lab.model)
-    alone = [i for i, row in enumerate(rows) if not shares or times[row.prompt] == 1]
-    together = sorted(set(range(len(rows))) - set(alone), key=lambda i: (len(rows[i].prompt), rows[i].prompt))
+    alone = [row for row in rows if not shares or times[row.prompt] == 1]
+    together = [row for row in rows if shares and times[row.prompt] > 1]
     most = TOKENS // max((len(row.ids) for row in rows), default=1)
-    for batch in chunks(sorted(alone, key=lambda i: len(rows[i].ids)), max(1, most)):
-        spots = [(j, at) for j, i in enumerate(batch) for at in rows[i].answers]
-        yield batch, picked(lab.hidden(**lab.batch([rows[i].ids for i in batch])), spots)
+    for batch in chunks(sorted(alone, key=lambda row: len(row.ids)), max(1, most)):
+        spots = [(i, at) for i, row in enumerate(batch) for at in row.answers]
+        yield batch, picked(lab.hidden(**lab.batch([row.ids for row in batch])), spots)
     known: Known = {}
+    together.sort(key=lambda row: (len(row.prompt), row.prompt))
     for batch in chunks(together, max(2, most // 2)):  # half of them: keys and values are kept
-        some = [rows[i] for i in batch]
-        parts = by_length([len(row.target) for row in some], waste(lab))
-        for part, tail in zip(parts, Tail.each(lab, some, parts, 0, known), strict=True):
-            spots = [(j, at) for j, i in enumerate(part) for at in range(len(some[i].target))]
+        parts = by_length([len(row.target) for row in batch], waste(lab))
+        for part, tail in zip(parts, Tail.each(lab, batch, parts, 0, known), strict=True):
+            some = [batch[i] for i in part]
+            spots = [(i, at) for i, row in enumerate(some) for at in range(len(row.target))]
             tail = tail.reading(*torch.tensor(spots, device=tail.hidden.device).T)
-            yield [batch[i] for i in part], picked(tail(lambda hidden: hidden), spots)
+            yield some, picked(tail(lambda hidden: hidden), spots)
 
 
 def picked(hidden: Float[Tensor, "rows tokens d_model"], spots: Sequence[tuple[int, int]]) -> Tensor:

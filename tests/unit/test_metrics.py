@@ -183,6 +183,7 @@ def test_a_prompt_is_run_once_for_all_its_answers(pico, monkeypatch):
     prompts = [f"{name}'s employer is" for name in ("John Smith", "Mary Jones", "Ann Marie")]
     pairs = [(prompt, answer) for answer in ("Greek", "London", "Paris") for prompt in prompts]
     shared, found = positions(pico, pairs)
+    assert positions(pico, pairs * 2)[0] == shared
     with patched(pico, "mlp", 1, lambda hidden: hidden):
         whole, plain = positions(pico, pairs)
     length = len(pico.encode(prompts[0])[0]) - 1
