@@ -31,9 +31,9 @@ class Tail:
 
     ``hidden`` (rows x tokens x d_model) is the input of block ``start`` (of the final norm if ``start`` is the number
     of layers) from the lookup token on; ``past`` holds (keys, values) per layer of the positions before it (below
-    ``start``, where none is read again, block ``start``'s). Only the positions in ``needed`` (rows x tokens, counted
-    through) come out right where that is given; None: all. ``kept`` is what projections of what enters the attention of
-    block ``start`` said of all columns but the first.
+    ``start``, where none is read again, block ``start``'s), on a GPU with room behind them that every pass fills anew.
+    Only the positions in ``needed`` (rows x tokens, counted through) come out right where that is given; None: all.
+    ``kept`` is what projections of what enters the attention of block ``start`` said of all columns but the first.
     """
 
     lab: Lab

@@ -1,7 +1,7 @@
 """Text to token ids: where the subject ends in a prompt, and targets as ids appended to the prompt's ids."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from operator import itemgetter
@@ -90,12 +90,12 @@ def apart(tokenizer: Any, text: str, span: tuple[int, int], ids: Sequence[int]) 
     return [(first + end - 1, first + end) for end in ends]
 
 
-def targets_ids(tokenizer: Any, targets: Sequence[str], chat: Chat | None = None) -> list[tuple[int, ...]]:
-    """Ids of every " target" as a continuation, without special tokens and without a tokenizer's dummy first piece.
+def targets_ids(tokenizer: Any, targets: Iterable[str], chat: Chat | None = None) -> dict[str, tuple[int, ...]]:
+    """By target, the ids of " target" as a continuation, without special tokens or a tokenizer's dummy first piece.
 
     In a chat it continues the template's text behind the prompt, with a space in front only where the template has one.
     """
-    texts = []
+    targets, texts = list(dict.fromkeys(targets)), []
     for target in targets:
         if not target.strip():
             raise ValueError(f"target {target!r} is empty; give the text that should follow the prompt")
@@ -104,20 +104,20 @@ def targets_ids(tokenizer: Any, targets: Sequence[str], chat: Chat | None = None
     before = "a" if chat is None else chat.after or "a"
     read = lambda some: tokenizer(some, add_special_tokens=False)["input_ids"]  # noqa: E731
     anchor, *joined = read([before, *(before + text for text in texts)])
-    found = []
+    found = {}
     for target, text, whole in zip(targets, texts, joined, strict=True):
         ids = whole[len(anchor) :] if whole[: len(anchor)] == anchor else read(text)
         if not ids:
             raise ValueError(
                 f"target {target!r} gives no tokens with {type(tokenizer).__name__}; choose another target"
             )
-        found.append(tuple(ids))
+        found[target] = tuple(ids)
     return found
 
 
 def target_ids(tokenizer: Any, target: str, chat: Chat | None = None) -> tuple[int, ...]:
     """The ids of one target, see ``targets_ids``."""
-    return targets_ids(tokenizer, [target], chat)[0]
+    return targets_ids(tokenizer, [target], chat)[target]
 
 
 def last_token(offsets: Sequence[tuple[int, int]], end: int, start: int = 0) -> int:
@@ -164,8 +164,7 @@ def fact_rows(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] = (
               chat: Chat | None = None) -> list[list[Row]]:  # fmt: skip
     """Per fact, its rows behind each prefix."""
     prompts = iter(fact_prompts(tokenizer, facts, prefixes, rule, chat))
-    texts = list(dict.fromkeys(fact.target_new for fact in facts))
-    targets = dict(zip(texts, targets_ids(tokenizer, texts, chat), strict=True))
+    targets = targets_ids(tokenizer, (fact.target_new for fact in facts), chat)
     return [[Row(ids, targets[fact.target_new], at) for ids, at in islice(prompts, len(prefixes))] for fact in facts]
 
 
@@ -179,8 +178,7 @@ def answer_rows(tokenizer: Any, pairs: Sequence[tuple[str, str]], chat: Chat | N
     for text, ids in prompts.items():
         if not ids:
             raise ValueError(f"prompt {text!r} gives no tokens with {type(tokenizer).__name__}; ask another one")
-    texts = list(dict.fromkeys(answer for _, answer in pairs))
-    answers = dict(zip(texts, targets_ids(tokenizer, texts, chat), strict=True))
+    answers = targets_ids(tokenizer, (answer for _, answer in pairs), chat)
     return [Row(prompts[prompt], answers[answer], len(prompts[prompt]) - 1) for prompt, answer in pairs]
 
 

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedit_lab.measure import metrics
 from kedit_lab.measure.metrics import KINDS, Report, entropy, evaluate, harmonic_mean, ngram_entropy, score, summarise
 from kedit_lab.model import tokens
 from kedit_lab.model.hooks import record
@@ -137,7 +136,7 @@ def test_score_is_naive(pico):
 @pytest.mark.parametrize("tokens", [1, 30])
 def test_chunks_do_not_matter(pico, monkeypatch, tokens):
     before = score(pico, PAIRS)
-    monkeypatch.setattr(metrics, "TOKENS", tokens)
+    monkeypatch.setattr("kedit_lab.model.answers.TOKENS", tokens)
     pd.testing.assert_frame_equal(score(pico, PAIRS), before, rtol=1e-4)
 
 
@@ -154,7 +153,7 @@ class Said:
 
 def spelled(monkeypatch, ids):
     """Let answers have these ids, whatever the tokenizer says."""
-    monkeypatch.setattr(tokens, "targets_ids", lambda _tokenizer, answers, _chat=None: [ids(a) for a in answers])
+    monkeypatch.setattr(tokens, "targets_ids", lambda _tokenizer, answers, _chat=None: {a: ids(a) for a in answers})
 
 
 @pytest.mark.parametrize(("wrong", "exact", "accuracy"), [(False, 1.0, 1.0), (True, 0.0, 2 / 3)])
@@ -179,7 +178,7 @@ def positions(lab, pairs):
 
 def test_a_prompt_is_run_once_for_all_its_answers(pico, monkeypatch):
     """Wherever its pairs stand, as passes are small; hooked models see whole rows, and say the same."""
-    monkeypatch.setattr(metrics, "TOKENS", 80)
+    monkeypatch.setattr("kedit_lab.model.answers.TOKENS", 80)
     prompts = [f"{name}'s employer is" for name in ("John Smith", "Mary Jones", "Ann Marie")]
     pairs = [(prompt, answer) for answer in ("Greek", "London", "Paris") for prompt in prompts]
     shared, found = positions(pico, pairs)
