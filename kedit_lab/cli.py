@@ -82,7 +82,8 @@ def run_bench(args: argparse.Namespace) -> None:
             show(bench_methods(lab, most))
         elif name == "scale":
             print("\nseconds of one edit, every step taken")
-            show(scale(lab, args.sizes, args.extrapolate, args.methods, **changed))
+            reused = {"reuse": args.reuse} if args.reuse else {}
+            show(scale(lab, args.sizes, args.extrapolate, args.methods, **changed | reused))
         elif args.shape:
             print("\npeak memory, MB, of two steps")
             rows = [bench_memory(lab, n, args.method, moment_texts=texts, steps=2, prefixes=0) for n in args.sizes]
@@ -152,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
     timer.add_argument("--steps", type=int, default=None, help="passes of the targets, the recipe's unless given")
+    timer.add_argument("--reuse", type=int, default=None, help="steps of Adam a pass, of the scale table")
     timer.add_argument("--tables", nargs="+", choices=["plain", "stages", "methods", "scale", "memory"])
     timer.add_argument("--dtype", choices=DTYPES, default="float32")
     timer.add_argument("--device", default="cpu")

@@ -7,7 +7,7 @@ instead of cancelling.
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kedit_lab.edit.recipe import Recipe
@@ -19,47 +19,72 @@ def unit(rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(INSIDE)
 
 
-def divergence(
-    residuals: Float[Tensor, "rows others"], keys: Float[Tensor, "rows others"], temperature: float
-) -> Float[Tensor, " rows"]:
-    """KL(P_keys ‖ P_residuals) of the softmax of cosines (EAMET's code; its text has the other direction)."""
-    q = (residuals / temperature).softmax(1)
-    p = (keys / temperature).softmax(1)
-    return (p * ((p + INSIDE) / (q + INSIDE)).log()).sum(1)
+@dataclass(frozen=True)
+class Wanted:
+    """What the key cosines of a block's facts ask of its residuals, the same at every step.
 
+    ``share`` is their softmax at the temperature τ and ``sure`` Σ p log p of every row; ``nearest`` are the others with
+    the closest keys, ``cosine`` those keys' and ``weight`` their softmax.
+    """
 
-def weighted_error(
-    residuals: Float[Tensor, "rows others"], keys: Float[Tensor, "rows others"], temperature: float, top: int
-) -> Float[Tensor, " rows"]:
-    """Σ w (s - c)² over the ``top`` others with the closest keys, w the softmax of their key cosines."""
-    nearest = keys.topk(min(top, keys.shape[1]), dim=1)
-    weight = (nearest.values / temperature).softmax(1)
-    wanted = nearest.values.masked_fill(nearest.values.isinf(), 0.0)  # fewer others than ``top``: weight zero
-    return (weight * (wanted - residuals.gather(1, nearest.indices)) ** 2).sum(1)
+    temperature: float
+    share: Float[Tensor, "rows others"]
+    sure: Float[Tensor, " rows"]
+    nearest: Int[Tensor, "rows top"]
+    cosine: Float[Tensor, "rows top"]
+    weight: Float[Tensor, "rows top"]
+
+    @classmethod
+    def of(cls, keys: Float[Tensor, "rows others"], temperature: float, top: int) -> "Wanted":
+        share = (keys / temperature).softmax(1)
+        close = keys.topk(min(top, keys.shape[1]), dim=1)
+        cosine = close.values.masked_fill(close.values.isinf(), 0.0)  # fewer others than ``top``: weight zero
+        weight = (close.values / temperature).softmax(1)
+        return cls(temperature, share, (share * (share + INSIDE).log()).sum(1), close.indices, cosine, weight)
+
+    def divergence(self, residuals: Float[Tensor, "rows others"]) -> Float[Tensor, " rows"]:
+        """KL(P_keys ‖ P_residuals) of the softmax of cosines (EAMET's code; its text has the other direction)."""
+        q = (residuals / self.temperature).softmax(1)
+        return self.sure - (self.share * (q + INSIDE).log()).sum(1)
+
+    def error(self, residuals: Float[Tensor, "rows others"]) -> Float[Tensor, " rows"]:
+        """Σ w (s - c)² over the nearest others, w the softmax of their key cosines."""
+        return (self.weight * (self.cosine - residuals.gather(1, self.nearest)) ** 2).sum(1)
 
 
 @dataclass
 class Alignment:
     """Keys of all groups and the directions of the residuals found so far; ``ahead`` gives the next block's view.
 
-    ``closeness`` is how the block's keys see those before it and its own: the one matrix, a block wide, that a pass
-    needs; it is the same at every pass.
+    ``wanted`` is how the block's keys see those before it and its own, and ``unseen`` (block x others) who is not
+    seen; a row that sees nobody has an ``alone``.
     """
 
     recipe: Recipe
     keys: Float[Tensor, "groups d_k"]
     residuals: Float[Tensor, "known d_model"] | None = None
     known: tuple[int, ...] = ()
-    closeness: Float[Tensor, "block others"] | None = None
+    wanted: Wanted | None = None
+    unseen: Bool[Tensor, "block others"] | None = None
+    alone: Bool[Tensor, " block"] | None = None
 
     @classmethod
     def of(cls, keys: Float[Tensor, "groups d_k"], recipe: Recipe) -> "Alignment":
         return cls(recipe, unit(keys))
 
     def ahead(self, block: list[int]) -> "Alignment":
-        """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand."""
+        """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand.
+
+        Each sees the groups before it; if the recipe's ``sees`` is "all", those behind it in the block too.
+        """
         closeness = self.keys[block] @ self.keys[[*self.known, *block]].T
-        return replace(self, closeness=closeness)
+        own = torch.arange(len(self.known), closeness.shape[1], device=closeness.device)[:, None]
+        at = torch.arange(closeness.shape[1], device=closeness.device)
+        unseen = at == own if self.recipe.sees == "all" else at >= own
+        alone = unseen.all(1)
+        unseen &= ~alone[:, None]  # numbers for those who see nobody, counted as zero by the loss
+        wanted = Wanted.of(closeness.masked_fill(unseen, float("-inf")), self.recipe.temperature, self.recipe.top)
+        return replace(self, wanted=wanted, unseen=unseen, alone=alone)
 
     def keep(self, block: list[int], residuals: Float[Tensor, "block d_model"]) -> None:
         """Remember a finished block's residuals."""
@@ -69,18 +94,11 @@ class Alignment:
     def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:
         """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others.
 
-        Each sees the groups before it, within its block with the residuals of the same pass; if the recipe's ``sees``
-        is "all", those behind it in the block too.
+        Within its block a group sees the residuals of the same step.
         """
         now = unit(delta)
-        c = now @ (now.detach() if self.residuals is None else torch.cat([self.residuals, now.detach()])).T
-        own = torch.arange(len(self.known), c.shape[1], device=c.device)[:, None]
-        at = torch.arange(c.shape[1], device=c.device)
-        unseen = at == own if self.recipe.sees == "all" else at >= own
-        alone = unseen.all(1)
-        unseen &= ~alone[:, None]  # numbers for those who see nobody, counted as zero below
-        c, s = c.masked_fill(unseen, float("-inf")), self.closeness.masked_fill(unseen, float("-inf"))
-        tau = self.recipe.temperature
-        kl = divergence(c, s, tau)
-        mse = weighted_error(c.masked_fill(unseen, 0.0), s, tau, self.recipe.top)
-        return torch.where(alone, 0.0, self.recipe.align_kl * kl + self.recipe.align_mse * mse)
+        others = now.detach() if self.residuals is None else torch.cat([self.residuals, now.detach()])
+        c = now @ others.T
+        kl = self.wanted.divergence(c.masked_fill(self.unseen, float("-inf")))
+        mse = self.wanted.error(c.masked_fill(self.unseen, 0.0))
+        return torch.where(self.alone, 0.0, self.recipe.align_kl * kl + self.recipe.align_mse * mse)

@@ -36,10 +36,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LEAST = {
     **dict.fromkeys(("lr", "clamp", "decay", "kl", "stop", "prefixes", "mu", "gamma", "threshold", "align_kl"), 0),
     **dict.fromkeys(("align_mse", "block", "keep", "epsilon", "rank", "alpha", "dropout", "settled", "span"), 0),
-    **dict.fromkeys(("steps", "prefix_length", "top", "epochs", "repeats", "batch"), 1),
+    **dict.fromkeys(("steps", "reuse", "prefix_length", "top", "epochs", "repeats", "batch"), 1),
 }
 R = TypeVar("R", bound="Base")
-WHOLE = ("steps", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank", "span")
+WHOLE = ("steps", "reuse", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank", "span")
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,12 @@ class Recipe(Base):
     whether residuals are aligned with keys; where ``sees`` is "all" a fact is aligned with later ones of its block
     too. ``start`` and ``bound`` say whether δ begins at zero or along h, and whether ``clamp`` bounds it in units of
     ‖h‖ or of the key's norm. ``lr`` is Adam's step size, in units of the residual stream ("absolute") or of
-    ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation; with a ``span``, δ stays in a random subspace of so
-    many dimensions, as in a narrower model (0: all). ``lam`` weighs the preserved keys C (one number, or
-    one per layer); ``mu`` relaxes EMMET's equality; ``threshold`` and ``gamma`` are AlphaEdit's. ``average`` is the
-    mean of keys over contexts, ``met`` the key at which ROME's equality holds.
+    ‖h‖/√d_model ("hidden"); ``stop`` ends a group's optimisation. ``steps`` counts passes of the model at most; the
+    gradient of NLL and drift that a pass gives serves ``reuse`` steps of Adam, at each of which decay and alignment,
+    which need no pass, are taken anew (above 1, ``stop`` looks at what passes are for: NLL and drift alone). With a
+    ``span``, δ stays in a random subspace of so many dimensions, as in a narrower model (0: all). ``lam`` weighs the
+    preserved keys C (one number, or one per layer); ``mu`` relaxes EMMET's equality; ``threshold`` and ``gamma`` are
+    AlphaEdit's. ``average`` is the mean of keys over contexts, ``met`` the key at which ROME's equality holds.
     ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are written one after another.
     ``block`` is the number of facts whose values are found at once where their order matters (``align``, ``alone``);
     0: as many as fit.
@@ -133,6 +135,7 @@ class Recipe(Base):
     gamma: float = 10.0
     threshold: float = 0.02
     steps: int = 25
+    reuse: int = 1
     lr: float = 0.5
     lr_unit: str = "absolute"
     clamp: float = 0.75

@@ -35,7 +35,8 @@ EAMET = Recipe(
     "eamet",
     "EAMET, Eqs. 11-14",
     "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
-    "also bounds it; in blocks: a fact sees the earlier ones of its block as they stand (block=1: as they ended)",
+    "also bounds it; in blocks: a fact sees the earlier ones of its block as they stand (block=1: as they ended); the "
+    "lab model's values take several steps of Adam a pass (reuse), and their stop looks at the likelihood alone",
     align="keys",
     start="hidden",
     bound="key",

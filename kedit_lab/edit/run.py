@@ -130,7 +130,7 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
         if recipe.alone and recipe.block:
             return {}, found.curves, []  # other blocks may still change something
         raise NoUpdate(ZERO, found.curves)
-    deltas, shared = solve(lab, facts, recipe, prefixes, found.z, preserved, clock)
+    deltas, shared = solve(lab, facts, recipe, prefixes, found, preserved, clock)
     return deltas, found.curves, shared
 
 
@@ -157,7 +157,7 @@ class Basis:
         return cls(lab.prefixes(recipe.prefixes, recipe.prefix_length), preserved)
 
 
-def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], z: Tensor,
+def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], found: targets.Targets,
           preserved: dict[int, Any], clock: dict[str, float]) -> tuple[dict[str, Delta], list[int]]:  # fmt: skip
     """(deltas per weight, sizes of key clusters): each layer writes its share of what is still missing at the last one.
 
@@ -170,14 +170,15 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     try:
         for index, layer in enumerate(recipe.layers):
             with timed(clock, "keys"):
-                k, met, now = current(lab, facts, recipe, layer, prefixes)
+                known = found.keys if len(recipe.layers) == 1 else None  # of a layer that nothing has changed below
+                k, met, now = current(lab, facts, recipe, layer, prefixes, known)
                 if 8 * k.shape[1] ** 2 >= LARGE:
                     trim()  # what the passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection = lab.arch.mlp[layer]
             with timed(clock, "solve"):
-                delta = SOLVERS[recipe.solver](k, (z - now.to(z)) * share, preserved.pop(layer), **extra)
+                delta = SOLVERS[recipe.solver](k, (found.z - now.to(found.z)) * share, preserved.pop(layer), **extra)
             deltas[projection.name] = delta
             if layer == recipe.layers[-1]:
                 shared = clusters(k)
@@ -189,20 +190,23 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     return deltas, shared
 
 
-def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int,
-            prefixes: Sequence[str]) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int, prefixes: Sequence[str],
+            known: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
     """(averaged keys, keys at which an equality holds if one does, current values where the target is stated).
 
-    Values are read behind the bare prompt; R-ROME's, like its keys, are the mean over contexts.
+    Values are read behind the bare prompt; R-ROME's, like its keys, are the mean over contexts. ``known`` are grouped
+    means of keys that were read before.
     """
-    average = grouped_mean if recipe.average == "grouped" else lambda states: states.mean(1)
-    found = read(lab, facts, "key", [layer], prefixes or None, recipe.token)[layer]
     equal = recipe.solver == "equality"
     mean = equal and recipe.met == "mean"
     last = recipe.layers[-1]
     now = read(lab, facts, recipe.written, [last], (prefixes or None) if mean else None, recipe.token)[last].float()
-    k = average(found)
-    return k, (k if mean else found[:, 0]) if equal else None, now.mean(1)
+    now = now.mean(1)
+    if known is not None and recipe.average == "grouped" and not equal:
+        return known, None, now
+    found = read(lab, facts, "key", [layer], prefixes or None, recipe.token)[layer]
+    k = grouped_mean(found) if recipe.average == "grouped" else found.mean(1)
+    return k, (k if mean else found[:, 0]) if equal else None, now
 
 
 def after(lab: Lab, name: str, delta: Change, recipe: Recipe) -> Change:

@@ -30,16 +30,18 @@ ROOM = 2**26  # bytes that a batched pass may hold for its way back, however sma
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
-Watch = Callable[[int, Tensor], object]  # of the optimisation: step, and δ (groups x d_model) as it stands
+Watch = Callable[[int, Tensor], object]  # of the optimisation: Adam's step, and δ (groups x d_model) as it stands
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Target values z (facts x d_model), the hidden states they started from, and the loss curve of every group."""
+    """Target values z (facts x d_model), the hidden states they started from, the loss curve of every group, and the
+    averaged keys of the last layer where they had to be read for the values."""
 
     z: Float[Tensor, "facts d_model"]
     h: Float[Tensor, "facts d_model"]
     curves: list[list[float]]
+    keys: Float[Tensor, "facts d_k"] | None = None
 
 
 def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], recipe: Recipe,
@@ -92,22 +94,23 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
 
     δ is added at the lookup token of the recipe's last layer. Adam, at most ``steps`` passes (the last one updates
     nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp`` times its bound.
-    EAMET adds its alignment with the keys of all other groups so far. ``watch`` is called at every pass. A ``journal``
-    is told every batch once it is found, and those that it holds already are not found again.
+    EAMET adds its alignment with the keys of all other groups so far. A pass's gradient serves ``reuse`` steps of Adam,
+    at each of which decay and alignment are taken anew. ``watch`` is called before every step and at the last pass. A
+    ``journal`` is told every batch once it is found, and those that it holds already are not found again.
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
     begun = None if recipe.target == "block" else starts(lab, [facts[members[0]] for members in groups], layer, recipe)
-    means = None
+    each = means = None
     if recipe.align == "keys" or "key" in (recipe.bound, recipe.start):
-        each = keys(lab, facts, layer, prefixes or None, recipe.token).float()
-        means = torch.stack([each[list(members)].mean(0) for members in groups]).to(lab.anchor.device)
+        each = keys(lab, facts, layer, prefixes or None, recipe.token)
+        means = torch.stack([each[list(members)].float().mean(0) for members in groups]).to(lab.anchor.device)
     alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
     z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros(len(groups), lab.arch.d_model, device=lab.anchor.device)  # δ of every group so far
     # an aligned value depends on the size of its block, which therefore does not depend on the layer
-    tokens = budget(lab) if alignment is not None else budget(lab, layer + 1, 2 * ROOM)
+    tokens = budget(lab, 0, 3 * ROOM) if alignment is not None else budget(lab, layer + 1, 2 * ROOM)
     leads: Known = {}
     for batch in batches(asked, recipe, tokens):
         kept = None if journal is None else journal.take(batch, known)
@@ -128,7 +131,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
             members = list(groups[g])
             h[members], z[members] = start[i], start[i] + delta[i]
             curves[g] = losses[i]
-    return Targets(z, h, curves)
+    return Targets(z, h, curves, each)
 
 
 def starts(lab: Lab, heads: Sequence[Fact], layer: int, recipe: Recipe) -> Float[Tensor, "parts groups d_model"]:
@@ -234,36 +237,47 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     curves: list[list[float]] = [[] for _ in range(groups)]
 
     def passed(delta: Tensor) -> tuple[Tensor, ...]:
-        """(loss, drift, target tokens missed if that ends it) of every group, zero of those that have left."""
+        """(NLL and kl·KL, KL, target tokens missed if that ends it) of every group, zero of those that have left."""
         counted = bool(recipe.settled)
         told = [b.losses(lab, forward(b.tail, layer, recipe, delta, b.owner), groups, counted) for b in bundles]
         nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
-        loss = weight * nll + recipe.kl * kl + recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
-        return loss if alignment is None else loss + alignment.loss(delta[-1]), kl, missed
+        return weight * nll + recipe.kl * kl, kl, missed
+
+    def beside(delta: Tensor) -> Tensor:
+        """The loss of every group that needs no pass: decay and alignment."""
+        loss = recipe.decay * (delta.norm(dim=2) / length**2).sum(0)
+        return loss if alignment is None else loss + alignment.loss(delta[-1])
 
     for step in range(recipe.steps):
-        delta = variable.delta
+        delta = variable.delta.detach().requires_grad_()
         if watch is not None:
-            watch(step, delta[-1].detach())
-        loss, kl, missed = passed(delta)
-        told = loss.detach().tolist()
+            watch(step * recipe.reuse, delta[-1].detach())
+        read, kl, missed = passed(delta)
+        loss = read.detach() + beside(delta.detach())
+        told = loss.tolist()
         for g in active.nonzero()[:, 0].tolist():
             curves[g].append(told[g])
         if recipe.start == "zero" or step:
-            active &= loss.detach() >= recipe.stop
+            active &= (loss if recipe.reuse == 1 else read.detach()) >= recipe.stop
         if recipe.settled:
             active &= ~((missed == 0) & (recipe.kl * kl.detach() <= SETTLED_KL))
         if step == recipe.steps - 1 or not active.any():
             break
         if torch.cat([active[b.owner] for b in bundles]).float().mean() < AGAIN:
-            del loss, kl, missed  # and what they hold for the way back
+            del read, kl, missed  # and what they hold for the way back
             bundles = staying(bundles, active)
-            loss, kl, missed = passed(delta)
-        adam.zero_grad()
-        loss[active].sum().backward()
-        before = variable.units.detach().clone()
-        adam.step()
-        variable.settle(before, active)
+            read, kl, missed = passed(delta)
+        (pull,) = torch.autograd.grad(read[active].sum(), delta)
+        del read, kl
+        for at_pull in range(recipe.reuse):
+            adam.zero_grad()
+            delta = variable.delta
+            if watch is not None and at_pull:
+                watch(step * recipe.reuse + at_pull, delta[-1].detach())
+            ((pull * delta).sum() + beside(delta)[active].sum()).backward()
+            before = variable.units.detach().clone()
+            adam.step()
+            variable.settle(before, active)
         if recipe.settled:
             weight = torch.where(missed == 0, recipe.settled, 1.0).to(weight)
         bundles = staying(bundles, active)

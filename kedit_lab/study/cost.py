@@ -68,7 +68,7 @@ def needed(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
         "lower blocks": 2 * distinct([row.ids for row in rows]) * start * block_size(lab.arch),
         "upper blocks": 2 * (before * upper + every * (upper - inner) + (first + behind) * inner + read * last),
         "head": head(lab.arch, read),
-        "optimiser": ADAM * lab.arch.d_model * sum(n - 1 for n in passes),
+        "optimiser": ADAM * lab.arch.d_model * recipe.reuse * sum(n - 1 for n in passes),
         "rest": 0,
     }
 

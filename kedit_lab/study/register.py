@@ -32,6 +32,7 @@ LOCATE = ("memit", "memit-merge", "pmet", "alphaedit", "eamet", "eamet-mutual", 
 S2RKE = ("memit", "pmet", "alphaedit", "rome", "ft-l", "ft-m", "kn", "memit-merge")
 BEHIND = {"contexts": 1, "length": 20}
 CROWDED = {"setting": "distinct", "layers": (3,)}  # the keys of 200 subjects crowd at layer 3, not at layer 2
+ALIKE = {"steps": 30, "reuse": 1, "lr": 0.3}  # one search for all: a step a pass, as memit has it
 FIG5 = ("memit", "memit-merge", "pmet", "pmet-merge", "alphaedit", "rome", "ft-m")
 EXPERIMENTS = {
     "MM-1": Experiment(
@@ -187,9 +188,9 @@ EXPERIMENTS = {
         {"size": 150},
     ),
     "LAB-2": Experiment(
-        "How much does the early stop decide, beside the alignment?",
+        "How much does the early stop decide, beside the alignment, where both search alike?",
         {"stop": (0.0, 0.01, 0.05, 0.2), "per_subject": (3,), "method": ("memit", "eamet"), "seed": (0, 1)},
-        {"size": 150},
+        {"size": 150} | ALIKE,
     ),
     "LAB-3": Experiment(
         "What does every method keep, spare and cost: distinct subjects, one subject, many facts, one after another?",
@@ -199,7 +200,7 @@ EXPERIMENTS = {
     "LAB-4": Experiment(
         "EAMET, Tables 10 and 15, Fig. 10: what do the two alignment weights and the number of neighbours decide?",
         {"align_kl": (0.0, 0.5, 2.0, 8.0), "align_mse": (0.0, 2.0, 8.0, 32.0), "top": (5, 50), "seed": (0, 1)},
-        {"method": "eamet", "size": 36, "per_subject": 3},
+        {"method": "eamet", "size": 36, "per_subject": 3, "stop": 0.01} | ALIKE,
     ),
     "LAB-5": Experiment(
         "SeqMMR, Table 1, at the layer that suits the lab model: what do ten batches keep where keys have room?",

@@ -54,7 +54,7 @@ def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, basis: Basis, rate
     def work() -> list[int]:
         _, spent["keys"] = clock(lab, lambda: keys(lab, facts, recipe.layers, basis.prefixes or None))
         found, spent["targets"] = clock(lab, lambda: values(lab, facts, groups, recipe, basis.prefixes))
-        (deltas, _), spent["solve"] = clock(lab, lambda: solve(lab, facts, recipe, basis.prefixes, found.z, left, {}))
+        (deltas, _), spent["solve"] = clock(lab, lambda: solve(lab, facts, recipe, basis.prefixes, found, left, {}))
         originals, spent["apply"] = clock(lab, lambda: write(lab.arch, deltas))
         put_back(lab.arch, originals)
         return [len(curve) for curve in found.curves]

@@ -47,7 +47,8 @@ def test_bench_prints(capsys):
 
 def test_bench_of_a_shape(capsys, monkeypatch):
     monkeypatch.setitem(CONFIGS, "small", {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 2})
-    main(["bench", "--shape", "small", "--sizes", "2", "4", "--extrapolate", "1000", "--plain", "1", "--steps", "2"])
+    main(["bench", "--shape", "small", "--sizes", "2", "4", "--extrapolate", "1000", "--plain", "1", "--steps", "2",
+          "--reuse", "2"])  # fmt: skip
     printed = capsys.readouterr().out
     for heading in ("plain, ms per fact", "share of the rate", "facts a second", "extrapolated", "memit-merge"):
         assert heading in printed

@@ -70,7 +70,7 @@ def wide_lab() -> Lab:
 def long_edit(lab: Lab, folder: Path | None, recipe: str = "eamet", facts: tuple[Fact, ...] = FACTS,
               **more: Any) -> Edit:  # fmt: skip
     """An edit in several batches of groups."""
-    with mock.patch.object(targets, "ROOM", ROOM // (4 if find(recipe).align == "none" else 1)):
+    with mock.patch.object(targets, "ROOM", ROOM // (4 if find(recipe).align == "none" else 3)):
         return edit(lab, facts, recipe, folder=folder, **SETTINGS | more)
 
 

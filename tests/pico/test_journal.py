@@ -181,7 +181,7 @@ def test_other_prefixes_are_refused(pico, cut, found, monkeypatch):
 
 
 def test_other_batches_of_groups_are_refused(pico, cut, found, monkeypatch):
-    monkeypatch.setattr(targets, "budget", lambda lab: 1)
+    monkeypatch.setattr(targets, "budget", lambda *_: 1)
     with pytest.raises(ValueError, match="was written by another version, with other batches of groups"):
         long_edit(pico, cut)
     assert found == []

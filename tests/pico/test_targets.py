@@ -10,6 +10,7 @@ from kedit_lab.edit.bundles import folded
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys, streams
+from kedit_lab.measure.geometry import misalignment
 from kedit_lab.model import hooks
 from kedit_lab.study.plain import plain_target
 from kedit_lab.types import Fact
@@ -137,6 +138,40 @@ def test_hidden_step_size(pico):
     found = values(pico, DISTINCT, RECIPE.with_(steps=2))
     size = 0.1 * found.h.norm(dim=1) / found.h.shape[1] ** 0.5
     torch.testing.assert_close((found.z - found.h).abs().mean(1), size, rtol=1e-2, atol=1e-4)
+
+
+def test_a_pass_serves_several_steps(pico):
+    """Without what needs no pass the gradient stays as it is, and of equal gradients Adam's steps add up."""
+    once = RECIPE.with_(lr=0.3, steps=2, decay=0.0)
+    found = values(pico, DISTINCT, once.with_(lr=0.1, reuse=3))
+    assert (found.z - found.h).norm() > 0.1
+    # Adam adds 1e-8 to each length it divides by, at every step: the smallest gradients lose 5e-4 of a step of 0.3
+    torch.testing.assert_close(found.z, values(pico, DISTINCT, once).z, rtol=1e-3, atol=2e-3)
+
+
+ALIGNED = find("eamet", layers=(1,), lr=0.05, lr_unit="hidden", steps=3, stop=0.0)
+
+
+def test_alignment_is_taken_anew_at_every_step(pico):
+    """Of a pass's gradient alone ten steps would be one step ten times as long; the alignment bends their way."""
+    layer, seen = ALIGNED.layers[-1], {}
+    k = keys(pico, DISTINCT, layer, PREFIXES).float()
+    for reuse, lr in ((10, 0.05), (1, 0.5)):
+        watched = []
+        recipe = ALIGNED.with_(reuse=reuse, lr=lr)
+        each = [[i] for i in range(len(DISTINCT))]
+        found = targets.values(pico, DISTINCT, each, recipe, PREFIXES, lambda step, _, w=watched: w.append(step))
+        seen[reuse] = float(misalignment(found.z - found.h, k).sum())
+        assert [len(curve) for curve in found.curves] == [3] * len(DISTINCT)
+        assert watched == list(range(2 * reuse + 1))
+    assert seen[10] < 0.5 * seen[1]
+
+
+def test_passes_end_with_what_they_are_for(pico):
+    """Where a pass serves several steps, the stop looks at the likelihood, which costs it, and not at the alignment."""
+    heavy = ALIGNED.with_(align_mse=1e6, stop=100.0)
+    assert [len(curve) for curve in values(pico, DISTINCT, heavy.with_(reuse=2)).curves] == [2] * len(DISTINCT)
+    assert [len(curve) for curve in values(pico, DISTINCT, heavy).curves] == [2, *[3] * (len(DISTINCT) - 1)]
 
 
 def test_start_is_the_stream(pico):

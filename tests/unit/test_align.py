@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit_lab.edit.align import Alignment, divergence, unit, weighted_error
+from kedit_lab.edit.align import Alignment, Wanted, unit
 from kedit_lab.edit.recipes import find
 
 SEEDS = st.integers(0, 10_000)
@@ -24,16 +24,17 @@ def cosines(rows, others):
 @given(SEEDS, st.integers(1, 9))
 def test_equal_cosines_are_aligned(seed, n):
     s = cosines(normal(seed, 3, 8), normal(seed + 1, n, 8))
-    torch.testing.assert_close(divergence(s, s, TAU), torch.zeros(3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(weighted_error(s, s, TAU, 5), torch.zeros(3), atol=1e-12, rtol=0)
+    torch.testing.assert_close(Wanted.of(s, TAU, 5).divergence(s), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(Wanted.of(s, TAU, 5).error(s), torch.zeros(3), atol=1e-12, rtol=0)
 
 
 @given(SEEDS, st.integers(2, 9))
 def test_divergence_is_not_negative_and_moves_with_disagreement(seed, n):
     s, c = (cosines(normal(seed + i, 3, 8), normal(seed + 2, n, 8)) for i in (0, 1))
-    found = divergence(c, s, TAU)
+    wanted = Wanted.of(s, TAU, 5)
+    found = wanted.divergence(c)
     assert found.min() >= -1e-6
-    assert divergence(s + 0.5 * (c - s), s, TAU).sum() <= found.sum() + 1e-6
+    assert wanted.divergence(s + 0.5 * (c - s)).sum() <= found.sum() + 1e-6
 
 
 @given(SEEDS, st.integers(1, 9), st.integers(1, 12))
@@ -45,7 +46,7 @@ def test_error_weighs_the_nearest_keys(seed, n, top):
         chosen = sorted(range(n), key=lambda j: -float(s[row, j]))[:top]
         w = torch.softmax(s[row, chosen] / TAU, 0)
         expected.append(sum(w[i] * (s[row, j] - c[row, j]) ** 2 for i, j in enumerate(chosen)))
-    torch.testing.assert_close(weighted_error(c, s, TAU, top), torch.stack(expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(Wanted.of(s, TAU, top).error(c), torch.stack(expected), rtol=1e-4, atol=1e-6)
 
 
 @given(SEEDS, st.floats(0.1, 10), st.floats(0.1, 10))
@@ -76,7 +77,8 @@ def test_a_block_sees_earlier_blocks_and_itself(sees):
     for row, fact in enumerate((2, 3, 4)):
         others = [j for j in range(5 if sees == "all" else fact) if j != fact]
         c, s = cosines(delta[row : row + 1], everyone[others]), cosines(keys[fact : fact + 1], keys[others])
-        expected = 2.0 * divergence(c, s, TAU) + 8.0 * weighted_error(c, s, TAU, 50)
+        wanted = Wanted.of(s, TAU, 50)
+        expected = 2.0 * wanted.divergence(c) + 8.0 * wanted.error(c)
         torch.testing.assert_close(found[row : row + 1], expected)
     (gradient,) = torch.autograd.grad(found[1], delta, retain_graph=True)
     assert gradient[1].norm() > 0

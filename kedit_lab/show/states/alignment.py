@@ -70,7 +70,7 @@ class AlignmentState(State):
         return replace(seen[-1], finished=True)
 
     def look(self, facts: tuple[Fact, ...], k: Tensor, seen: list[AlignmentResult], step: int, delta: Tensor) -> None:
-        """One pass of the optimisation: measure, remember, and show every few steps."""
+        """One step of the optimisation: measure, remember, and show every few steps."""
         earlier = seen[-1].misaligned if seen else ()
         told = (*earlier, float(misalignment(delta.float(), k.float()).sum()))
         seen[:] = [picture(self.method, facts, k, delta, told)]
