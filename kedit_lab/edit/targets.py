@@ -252,28 +252,28 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
         delta = variable.delta.detach().requires_grad_()
         if watch is not None:
             watch(step * recipe.reuse, delta[-1].detach())
-        read, kl, missed = passed(delta)
-        loss = read.detach() + beside(delta.detach())
+        likely, kl, missed = passed(delta)
+        loss = likely.detach() + beside(delta.detach())
         told = loss.tolist()
         for g in active.nonzero()[:, 0].tolist():
             curves[g].append(told[g])
         if recipe.start == "zero" or step:
-            active &= (loss if recipe.reuse == 1 else read.detach()) >= recipe.stop
+            active &= (loss if recipe.reuse == 1 else likely.detach()) >= recipe.stop
         if recipe.settled:
             active &= ~((missed == 0) & (recipe.kl * kl.detach() <= SETTLED_KL))
         if step == recipe.steps - 1 or not active.any():
             break
         if torch.cat([active[b.owner] for b in bundles]).float().mean() < AGAIN:
-            del read, kl, missed  # and what they hold for the way back
+            del likely, kl, missed  # and what they hold for the way back
             bundles = staying(bundles, active)
-            read, kl, missed = passed(delta)
-        (pull,) = torch.autograd.grad(read[active].sum(), delta)
-        del read, kl
-        for at_pull in range(recipe.reuse):
+            likely, kl, missed = passed(delta)
+        (pull,) = torch.autograd.grad(likely[active].sum(), delta)
+        del likely, kl
+        for turn in range(recipe.reuse):
             adam.zero_grad()
             delta = variable.delta
-            if watch is not None and at_pull:
-                watch(step * recipe.reuse + at_pull, delta[-1].detach())
+            if watch is not None and turn:
+                watch(step * recipe.reuse + turn, delta[-1].detach())
             ((pull * delta).sum() + beside(delta)[active].sum()).backward()
             before = variable.units.detach().clone()
             adam.step()
