@@ -83,11 +83,13 @@ def run_bench(args: argparse.Namespace) -> None:
         elif name == "scale":
             print("\nseconds of one edit, every step taken")
             reused = {"reuse": args.reuse} if args.reuse else {}
-            show(scale(lab, args.sizes, args.extrapolate, args.methods, **changed | reused))
+            show(scale(lab, args.sizes, args.extrapolate, args.methods or METHODS, **changed | reused))
         elif args.shape:
             print("\npeak memory, MB, of two steps")
-            rows = [bench_memory(lab, n, args.method, moment_texts=texts, steps=2, prefixes=0) for n in args.sizes]
-            show(pd.DataFrame(rows))
+            setting = {"moment_texts": texts, "steps": 2, "prefixes": 0}
+            methods = args.methods or [args.method]
+            rows = {(m, n): bench_memory(lab, n, m, **setting) for m in methods for n in args.sizes}
+            show(pd.DataFrame(rows).T.droplevel(1))
         else:
             print("\npeak memory, MB")
             show(bench_memory(lab, 10 * most, args.method).to_frame().T)
@@ -148,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
     timer.add_argument("--shape", default=None, help=f"random weights instead: {', '.join(CONFIGS)}")
     timer.add_argument("--method", default="memit")
-    timer.add_argument("--methods", nargs="+", default=METHODS, help="of the scale table")
+    timer.add_argument("--methods", nargs="+", default=None, help="of the scale table, and of memory with --shape")
     timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100], help="numbers of facts")
     timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kedit_lab.edit.groups import BLOCK
 from kedit_lab.edit.recipe import Recipe
 
 INSIDE = 1e-8  # inside the logarithms of the divergence, as in the reference code
@@ -57,7 +58,7 @@ class Alignment:
     """Keys of all groups and the directions of the residuals found so far; ``ahead`` gives the next block's view.
 
     ``wanted`` is how the block's keys see those before it and its own, and ``unseen`` (block x others) who is not
-    seen; a row that sees nobody has an ``alone``.
+    seen; a row that sees nobody has an ``alone``. ``kin`` are close keys of a block whose groups see one another.
     """
 
     recipe: Recipe
@@ -67,10 +68,25 @@ class Alignment:
     wanted: Wanted | None = None
     unseen: Bool[Tensor, "block others"] | None = None
     alone: Bool[Tensor, " block"] | None = None
+    kin: Bool[Tensor, "block block"] | None = None
 
     @classmethod
     def of(cls, keys: Float[Tensor, "groups d_k"], recipe: Recipe) -> "Alignment":
         return cls(recipe, unit(keys))
+
+    def turns(self) -> list[int]:
+        """When each group's residual is to be found: behind those of all earlier groups that it is to follow closely.
+
+        0 where no earlier key's cosine exceeds the recipe's ``similarity``, else one more than the latest such group's.
+        All are 0 where groups see later ones too, or where the recipe says how many of them are found at once.
+        """
+        turns = torch.zeros(len(self.keys), dtype=torch.long)
+        if self.recipe.sees == "earlier" and not self.recipe.block:
+            for rows in torch.arange(len(self.keys)).split(BLOCK):
+                close = (self.keys[rows.to(self.keys.device)] @ self.keys.T > self.recipe.similarity).cpu()
+                for i, seen in zip(rows.tolist(), close, strict=True):
+                    turns[i] = (turns[:i] + 1)[seen[:i]].amax() if seen[:i].any() else 0
+        return turns.tolist()
 
     def ahead(self, block: list[int]) -> "Alignment":
         """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand.
@@ -84,12 +100,17 @@ class Alignment:
         alone = unseen.all(1)
         unseen &= ~alone[:, None]  # numbers for those who see nobody, counted as zero by the loss
         wanted = Wanted.of(closeness.masked_fill(unseen, float("-inf")), self.recipe.temperature, self.recipe.top)
-        return replace(self, wanted=wanted, unseen=unseen, alone=alone)
+        kin = closeness[:, len(self.known) :] > self.recipe.similarity if self.recipe.sees == "all" else None
+        return replace(self, wanted=wanted, unseen=unseen, alone=alone, kin=kin)
 
     def keep(self, block: list[int], residuals: Float[Tensor, "block d_model"]) -> None:
         """Remember a finished block's residuals."""
         earlier = [] if self.residuals is None else [self.residuals]
         self.residuals, self.known = torch.cat([*earlier, unit(residuals)]), (*self.known, *block)
+
+    def ended(self, there: Bool[Tensor, " block"]) -> Bool[Tensor, " block"]:
+        """Which groups of a block have nothing left to do: those that are there, of kin all together."""
+        return there if self.kin is None else there & ~(self.kin & ~there).any(1)
 
     def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:
         """align_kl · KL + align_mse · MSE per group (EAMET, Eqs. 12-14, as its code has them); zero without others.

@@ -92,7 +92,7 @@ def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None
 def bits(preserved: Preserved | NullSpace) -> list[float | int]:
     """Checksums of what one layer preserves."""
     if isinstance(preserved, NullSpace):
-        return [checksum(preserved.basis), checksum(preserved.inner)]
+        return [preserved.gamma, *(checksum(x) for x in (preserved.basis, preserved.past) if x is not None)]
     return [preserved.lam, checksum(preserved.read())]
 
 

@@ -112,7 +112,8 @@ class Recipe(Base):
     AlphaEdit's. ``average`` is the mean of keys over contexts, ``met`` the key at which ROME's equality holds.
     ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are written one after another.
     ``block`` is the number of facts whose values are found at once where their order matters (``align``, ``alone``);
-    0: as many as fit.
+    0: as many as fit. Keys whose cosine exceeds ``similarity`` are close: one group where ``group`` is "key", and where
+    residuals are aligned found one after another, or, where all are seen, ended together.
     """
 
     group: str = "each"

@@ -35,8 +35,9 @@ EAMET = Recipe(
     "eamet",
     "EAMET, Eqs. 11-14",
     "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
-    "also bounds it; in blocks: a fact sees the earlier ones of its block as they stand (block=1: as they ended); the "
-    "lab model's values take several steps of Adam a pass (reuse), and their stop looks at the likelihood alone",
+    "also bounds it; found in blocks: a fact sees earlier ones with close keys (similarity) as they ended, the others "
+    "of its block as they stand (block=1: all as they ended); the lab model's values take several steps of Adam a pass "
+    "(reuse), and their stop looks at the likelihood alone",
     align="keys",
     start="hidden",
     bound="key",
@@ -88,7 +89,8 @@ ROWS: tuple[AnyRecipe, ...] = (
     EAMET.with_(
         name="eamet-mutual",
         paper="this project",
-        notes="eamet whose facts of one block see the later ones too, so that those of one subject settle on one value",
+        notes="eamet whose facts of one block see the later ones too and, where their keys are close (similarity), end "
+        "together, so that those of one subject settle on one value",
         sees="all",
     ),
     EAMET.with_(

@@ -151,7 +151,7 @@ class Basis:
             else:
                 moment = stored(lab, layer, texts, cache)
             if recipe.solver == "null-space":
-                preserved[layer] = NullSpace(moment(), recipe.threshold, recipe.gamma)
+                preserved[layer] = NullSpace(moment, recipe.threshold, recipe.gamma)
             else:
                 preserved[layer] = Preserved(moment, recipe.lam_of(layer))
         return cls(lab.prefixes(recipe.prefixes, recipe.prefix_length), preserved)
@@ -176,9 +176,13 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
                     trim()  # what the passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
-            projection = lab.arch.mlp[layer]
+            projection, kept = lab.arch.mlp[layer], preserved.pop(layer)
+            if isinstance(kept, NullSpace):
+                with timed(clock, "statistics"):
+                    kept.find()
             with timed(clock, "solve"):
-                delta = SOLVERS[recipe.solver](k, (found.z - now.to(found.z)) * share, preserved.pop(layer), **extra)
+                delta = SOLVERS[recipe.solver](k, (found.z - now.to(found.z)) * share, kept, **extra)
+            del kept
             deltas[projection.name] = delta
             if layer == recipe.layers[-1]:
                 shared = clusters(k)
@@ -204,9 +208,13 @@ def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int, prefixe
     now = now.mean(1)
     if known is not None and recipe.average == "grouped" and not equal:
         return known, None, now
-    found = read(lab, facts, "key", [layer], prefixes or None, recipe.token)[layer]
-    k = grouped_mean(found) if recipe.average == "grouped" else found.mean(1)
-    return k, (k if mean else found[:, 0]) if equal else None, now
+    average = grouped_mean if recipe.average == "grouped" else partial(torch.mean, dim=1)
+    wanted = partial(read, lab, facts, "key", [layer], prefixes or None, recipe.token)
+    if equal and not mean:
+        k, bare = wanted(lambda states: torch.stack([average(states), states[:, 0]], 1))[layer].unbind(1)
+        return k, bare, now
+    k = wanted(average)[layer]
+    return k, k if equal else None, now
 
 
 def after(lab: Lab, name: str, delta: Change, recipe: Recipe) -> Change:
@@ -229,8 +237,8 @@ def remember(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, memory: Memory 
         return memory
     prefixes = basis.prefixes if basis else lab.prefixes(recipe.prefixes, recipe.prefix_length)
     past = dict(memory.past)
-    for layer, states in read(lab, facts, "key", recipe.layers, prefixes or None, recipe.token).items():
-        k = grouped_mean(states).double()
+    for layer, found in keys(lab, facts, recipe.layers, prefixes or None, recipe.token).items():
+        k = found.double()
         past[layer] = past.get(layer, torch.zeros_like(k.T @ k)) + k.T @ k
     return Memory(past, memory.facts + len(facts))
 

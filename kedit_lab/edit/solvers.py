@@ -5,16 +5,18 @@ Keys and residuals hold one fact per row; the papers' columns are their transpos
 
 from collections.abc import Callable
 from copy import copy
-from functools import cached_property
+from functools import cache, cached_property
 from math import sqrt
 
 import torch
 from jaxtyping import Float
-from scipy.linalg.lapack import dpotrf
+from scipy.linalg import eigh
+from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
 from kedit_lab.types import Delta
 
+BLOCK = 512  # rows of a matrix that are mirrored together
 SPREADS: dict[str, Callable[[int], float]] = {
     "1/m": lambda m: 1 / m,  # MEMIT: each of the m layers still to be edited takes an equal part
     "1/sqrt(m)": lambda m: 1 / sqrt(m),  # PMET
@@ -55,7 +57,7 @@ def cholesky(matrix: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "d_k d_k"]:
         factor, failed = factored(matrix)
         if not failed:
             return factor
-        matrix.copy_(matrix.triu(1) + matrix.triu(1).T)
+        mirror(matrix)
     raise ValueError("the second moment is not positive semi-definite; delete its cache file and compute it anew")
 
 
@@ -68,6 +70,24 @@ def factored(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, "d_k d_k"]
     return factor, bool(failed)
 
 
+def mirror(matrix: Float[Tensor, "d_k d_k"]) -> None:
+    """Copy the upper half to the lower one, some rows at a time: nothing as large as the matrix is made."""
+    for start in range(0, len(matrix), BLOCK):
+        rows, below = slice(start, start + BLOCK), slice(start + BLOCK, None)
+        square = matrix[rows, rows]
+        square.copy_(square.triu() + square.triu(1).T)
+        matrix[below, rows] = matrix[rows, below].T
+
+
+def divided(rows: Float[Tensor, "facts d_k"], factor: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "facts d_k"]:
+    """A⁻¹ k for every key k, with the lower factor of A; on a CPU without the copy of it that torch would make."""
+    if not rows.is_cpu:
+        return torch.cholesky_solve(rows.T, factor).T
+    found = rows.clone(memory_format=torch.contiguous_format)
+    dpotrs(factor.numpy().T, found.numpy().T, lower=0, overwrite_b=1)
+    return found
+
+
 def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved) -> Delta:
     """Δ = R Kᵀ (λC + K Kᵀ)⁻¹ (MEMIT, Eq. 14): minimises ‖ΔK - R‖² + λ tr(Δ C Δᵀ). Float64 throughout.
 
@@ -75,12 +95,12 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
     """
     if len(keys) < keys.shape[1]:
         k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
-        spread = torch.cholesky_solve(k.T, preserved.factor)
-        inner = k @ spread + torch.eye(len(k), dtype=k.dtype, device=k.device)
-        return Delta(r.T, torch.linalg.solve(inner, spread.T).T)
+        spread = divided(k, preserved.factor)
+        inner = k @ spread.T + torch.eye(len(k), dtype=k.dtype, device=k.device)
+        return Delta(r.T, torch.linalg.solve(inner, spread).T)
     matrix = preserved.matrix
     k, r = keys.to(matrix), residuals.to(matrix)
-    return Delta(r.T, torch.cholesky_solve(k.T, cholesky(matrix.addmm_(k.T, k))))
+    return Delta(r.T, divided(k, cholesky(matrix.addmm_(k.T, k))).T)
 
 
 def equality(
@@ -96,7 +116,7 @@ def equality(
     is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
     k, r, m = (rows.to(preserved.factor) for rows in (keys, residuals, met))
-    u = torch.cholesky_solve(k.T, preserved.factor)
+    u = divided(k, preserved.factor).T
     gain = m @ u
     own = gain.diagonal()
     written = torch.linalg.solve_triangular(gain / own, r, upper=False, unitriangular=True)
@@ -111,35 +131,58 @@ def relaxed(
     Equal to ``ridge`` with λ = α·μ; with μ = 0 and dependent keys the pseudo-inverse of D is taken.
     """
     k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
-    spread = torch.cholesky_solve(k.T, preserved.factor)
-    inner = k @ spread + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
-    solved = torch.linalg.solve(inner, spread.T) if mu > 0 else torch.linalg.pinv(inner, hermitian=True) @ spread.T
+    spread = divided(k, preserved.factor)
+    inner = k @ spread.T + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
+    solved = torch.linalg.solve(inner, spread) if mu > 0 else torch.linalg.pinv(inner, hermitian=True) @ spread
     return Delta(r.T, solved.T)
 
 
 class NullSpace:
     """The null space of a layer's C, where nothing that is preserved has a component, and the keys of earlier batches.
 
-    ``basis`` U holds the eigenvectors of C with eigenvalues under ``threshold`` as columns, so P = U Uᵀ; ``inner`` is
-    γI + Uᵀ S U, with S = Σ k kᵀ over the keys of earlier batches.
+    ``basis`` U holds the eigenvectors of C with eigenvalues under ``threshold`` as columns, so P = U Uᵀ; ``past`` is
+    S = Σ k kᵀ over the keys of earlier batches, or None where there are none. C as it is, or how to read it.
     """
 
-    def __init__(self, second_moment: Float[Tensor, "d_k d_k"], threshold: float, gamma: float) -> None:
+    def __init__(self, second_moment: Tensor | Callable[[], Tensor], threshold: float, gamma: float) -> None:
         if not gamma > 0:
             raise ValueError(f"gamma is {gamma}; the weight γ of the identity must be positive")
-        spectrum, vectors = torch.linalg.eigh(second_moment.double())
-        self.basis = vectors[:, spectrum < threshold]
-        if not self.basis.shape[1]:
-            raise ValueError(
-                f"no eigenvalue of C is under threshold {threshold} (smallest: {float(spectrum[0]):.3g}); raise it"
-            )
-        self.inner = gamma * torch.eye(self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device)
+        self.gamma = gamma
+        self.past: Float[Tensor, "d_k d_k"] | None = None
+        read = second_moment if callable(second_moment) else lambda: second_moment
+        self.find = cache(lambda: spared(read(), threshold))  # large, found when it is needed, by all copies once
+        if not read().diagonal().min() < threshold:  # no eigenvalue need be under it: say so now
+            self.find()
+
+    @property
+    def basis(self) -> Float[Tensor, "d_k null"]:
+        """U; a ValueError if nothing is under the threshold."""
+        return self.find()
 
     def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "NullSpace":
         """The same null space with earlier batches' keys in the bracket."""
         other = copy(self)
-        other.inner = self.inner + self.basis.T @ past.to(self.basis) @ self.basis
+        other.past = past if self.past is None else self.past + past
         return other
+
+
+def spared(second_moment: Float[Tensor, "d_k d_k"], threshold: float) -> Float[Tensor, "d_k null"]:
+    """The eigenvectors of C with eigenvalues under the threshold."""
+    spectrum, vectors = eigen(second_moment)
+    if not spectrum[0] < threshold:
+        raise ValueError(
+            f"no eigenvalue of C is under threshold {threshold} (smallest: {float(spectrum[0]):.3g}); raise it"
+        )
+    return vectors[:, spectrum < threshold]
+
+
+def eigen(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
+    """(eigenvalues, ascending, and eigenvectors) of a symmetric matrix in float64; on a CPU with one copy of it."""
+    copied = matrix.to(torch.float64, copy=True)
+    if not copied.is_cpu:
+        return torch.linalg.eigh(copied)
+    spectrum, vectors = eigh(copied.numpy().T, overwrite_a=True)
+    return torch.from_numpy(spectrum), torch.from_numpy(vectors)
 
 
 def null_space(
@@ -150,8 +193,11 @@ def null_space(
     Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64.
     """
     k = keys.to(preserved.basis) @ preserved.basis
-    right = torch.cholesky_solve(k.T, cholesky(preserved.inner + k.T @ k))
-    return Delta(residuals.to(k).T, preserved.basis @ right)
+    bracket = k.T @ k
+    bracket.diagonal().add_(preserved.gamma)
+    if preserved.past is not None:
+        bracket += preserved.basis.T @ preserved.past.to(k) @ preserved.basis
+    return Delta(residuals.to(k).T, preserved.basis @ divided(k, cholesky(bracket)).T)
 
 
 SOLVERS: dict[str, Callable[..., Delta]] = {

@@ -70,17 +70,18 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
     return max(1, int(max(ROOM if room is None else room, size / 6, left / 2) / (held * lab.anchor.element_size())))
 
 
-def batches(asked: list[list[Asked]], recipe: Recipe, tokens: int) -> Iterator[list[int]]:
+def batches(asked: list[list[Asked]], tokens: int, turns: Sequence[int] | None = None,
+            most: int = 0) -> Iterator[list[int]]:  # fmt: skip
     """Groups of similar size, together at most ``tokens`` behind their lookup tokens (or one group alone).
 
-    Aligned targets depend on earlier ones: there groups stay in order, at most ``recipe.block`` at once (0: no bound).
+    Aligned targets depend on earlier ones: with ``turns`` groups stay in order within a turn, which ends before the
+    next begins, at most ``most`` at once (0: no bound).
     """
     size = [sum(a.length for a in rows) for rows in asked]
-    ordered = recipe.align != "none"
     batch: list[int] = []
-    for g in range(len(asked)) if ordered else sorted(range(len(asked)), key=size.__getitem__):
+    for g in sorted(range(len(asked)), key=(turns or size).__getitem__):
         full = sum(size[b] for b in [*batch, g]) > tokens
-        if batch and (full or (ordered and 0 < recipe.block <= len(batch))):
+        if batch and (full or (turns and turns[g] != turns[batch[0]]) or 0 < most <= len(batch)):
             yield batch
             batch = []
         batch.append(g)
@@ -94,9 +95,10 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
 
     δ is added at the lookup token of the recipe's last layer. Adam, at most ``steps`` passes (the last one updates
     nothing); a group whose loss is under ``stop`` leaves the batch; ‖δ‖ stays within ``clamp`` times its bound.
-    EAMET adds its alignment with the keys of all other groups so far. A pass's gradient serves ``reuse`` steps of Adam,
-    at each of which decay and alignment are taken anew. ``watch`` is called before every step and at the last pass. A
-    ``journal`` is told every batch once it is found, and those that it holds already are not found again.
+    EAMET adds its alignment with the keys of all other groups so far: those with close keys as they ended, the rest of
+    its batch as they stand. A pass's gradient serves ``reuse`` steps of Adam, at each of which decay and alignment are
+    taken anew. ``watch`` is called before every step and at the last pass. A ``journal`` is told every batch once it is
+    found, and those that it holds already are not found again.
     """
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
@@ -112,7 +114,8 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     # an aligned value depends on the size of its block, which therefore does not depend on the layer
     tokens = budget(lab, 0, 3 * ROOM) if alignment is not None else budget(lab, layer + 1, 2 * ROOM)
     leads: Known = {}
-    for batch in batches(asked, recipe, tokens):
+    turns, most = (None, 0) if alignment is None else (alignment.turns(), recipe.block)
+    for batch in batches(asked, tokens, turns, most):
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:
             rows = [replace(a, group=i) for i, g in enumerate(batch) for a in asked[g]]
@@ -258,7 +261,8 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
         for g in active.nonzero()[:, 0].tolist():
             curves[g].append(told[g])
         if recipe.start == "zero" or step:
-            active &= (loss if recipe.reuse == 1 else likely.detach()) >= recipe.stop
+            there = ~((loss if recipe.reuse == 1 else likely.detach()) >= recipe.stop)
+            active &= ~(there if alignment is None else alignment.ended(there))
         if recipe.settled:
             active &= ~((missed == 0) & (recipe.kl * kl.detach() <= SETTLED_KL))
         if step == recipe.steps - 1 or not active.any():

@@ -1,6 +1,6 @@
 """Keys and values of facts: what enters and what leaves an MLP's output projection at the subject's last token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -12,7 +12,8 @@ from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import Known, behind, remembered
 from kedit_lab.types import Fact
 
-CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, as in the reference implementation, on another device
+CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, on another device
+PASSES = 16  # passes whose states are held at once where means of them are all that is kept
 Prefixes = Sequence[str] | None | Literal["auto"]
 
 
@@ -30,21 +31,43 @@ def grouped_mean(states: Float[Tensor, "facts contexts width"]) -> Float[Tensor,
     return (states[:, 0] + states[:, 1:].mean(1)) / 2
 
 
-@torch.no_grad()
 def read(
-    lab: Lab, facts: Sequence[Fact], part: str, layers: Sequence[int], prefixes: Prefixes, token: str
-) -> dict[int, Float[Tensor, "facts contexts width"]]:
-    """A part's state at every fact's lookup token behind every context, layer by layer, in chunks of rows."""
+    lab: Lab, facts: Sequence[Fact], part: str, layers: Sequence[int], prefixes: Prefixes, token: str,
+    of: Callable[[Tensor], Tensor] | None = None,
+) -> dict[int, Float[Tensor, "facts *contexts width"]]:  # fmt: skip
+    """A part's state at every fact's lookup token behind every context, layer by layer, in chunks of rows.
+
+    With ``of``, a function of some facts' states (their mean over contexts, say), what it gives is all that is kept.
+    """
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)
+    leads: Known = {}
+    layers = [lab.arch.layer(layer) for layer in layers]
+    if of is None:
+        return gathered(lab, facts, part, layers, texts, token, leads)
+    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for some in chunks(facts, max(1, PASSES * rows_of_a_pass(lab) // len(texts))):
+        for layer, states in gathered(lab, some, part, layers, texts, token, leads).items():
+            kept[layer].append(of(states))
+    return {layer: torch.cat(found) for layer, found in kept.items()}
+
+
+def rows_of_a_pass(lab: Lab) -> int:
+    """Rows that are read together: few on a CPU, as in the reference implementation."""
+    return CHUNK[0 if lab.anchor.is_cpu else 1]
+
+
+@torch.no_grad()
+def gathered(
+    lab: Lab, facts: Sequence[Fact], part: str, layers: Sequence[int], texts: Sequence[str], token: str, leads: Known
+) -> dict[int, Float[Tensor, "facts contexts width"]]:
+    """The states of ``read``, rows of similar length in one pass."""
     rows = lab.prompts(facts, texts, token)
     cut = [ids[: at + 1] for ids, at in rows]  # nothing behind the lookup token can change its state
     order = sorted(range(len(rows)), key=lambda i: len(cut[i]))
-    layers = [lab.arch.layer(layer) for layer in layers]
     states: dict[int, Tensor] = {}
-    leads: Known = {}
-    for batch in chunks(order, CHUNK[0 if lab.anchor.is_cpu else 1]):
+    for batch in chunks(order, rows_of_a_pass(lab)):
         inputs, at = prepared(lab, [cut[i] for i in batch], max(layers) if len(texts) > 1 else None, leads)
         with record(lab, part, layers, stop=True) as seen:
             seen.forward(**inputs)
@@ -89,8 +112,7 @@ def keys(
     ``prefixes=None`` reads the bare prompt. ``token`` is "subject_last" (every paper's choice) or "last" (the prompt's
     last token). Several layers at once give a dict by layer. Raises ValueError for an unknown layer or token rule.
     """
-    found = read(lab, facts, "key", [layer] if isinstance(layer, int) else layer, prefixes, token)
-    averaged = {at: grouped_mean(states) for at, states in found.items()}
+    averaged = read(lab, facts, "key", [layer] if isinstance(layer, int) else layer, prefixes, token, grouped_mean)
     return averaged[lab.arch.layer(layer)] if isinstance(layer, int) else averaged
 
 
@@ -101,7 +123,7 @@ def values(
 
     Read behind the bare prompt unless ``prefixes`` are given, like the current values in MEMIT's code.
     """
-    return grouped_mean(read(lab, facts, "mlp", [layer], prefixes, token)[lab.arch.layer(layer)])
+    return read(lab, facts, "mlp", [layer], prefixes, token, grouped_mean)[lab.arch.layer(layer)]
 
 
 def streams(lab: Lab, facts: Sequence[Fact], layer: int, token: str = "subject_last") -> Float[Tensor, "facts d_model"]:

@@ -64,19 +64,19 @@ def operations(arch: Arch, recipe: AnyRecipe, n: int, steps: float | int | None 
 
 
 def memory(lab: Lab, recipe: AnyRecipe, n: int) -> dict[str, int]:
-    """Bytes of an edit at its peak, beside the model: ``statistics`` (C in float64 and its factor, d_k² numbers each;
-    of all layers where the null space is kept), ``keys`` and residuals (float64, all layers) and ``work``.
+    """Bytes of an edit at its peak, beside the model: ``statistics`` (one layer's C in float64 and its factor, or
+    the null space and the bracket solved in it, d_k² numbers each), ``keys`` and residuals (float64, all layers) and
+    ``work``.
 
     ``work`` is what one batched pass of the targets holds for its way back, or a trained weight's float32 copy,
     gradient and Adam's two moments.
     """
     arch = lab.arch
     if isinstance(recipe, Recipe):
-        kept = len(recipe.layers) + 1 if recipe.solver == "null-space" else 2
         held = arch.layers * (10 * arch.d_model + 8 * arch.d_k) + 2 * arch.head.weight.shape[0]
         tokens = min(budget(lab), n * (1 + recipe.prefixes) * TAIL)
         keys = 8 * n * len(recipe.layers) * (arch.d_k + arch.d_model)
-        return {"statistics": 8 * kept * arch.d_k**2, "keys": keys, "work": tokens * held * lab.anchor.element_size()}
+        return {"statistics": 16 * arch.d_k**2, "keys": keys, "work": tokens * held * lab.anchor.element_size()}
     if isinstance(recipe, Tuning) and recipe.rank:
         weights = sum(recipe.rank * (p.d_in + p.d_out) for at in recipe.layers for p in arch.inner[at])
     elif isinstance(recipe, Tuning):

@@ -214,6 +214,11 @@ EXPERIMENTS = {
         {"setting": "random", "layers": (2,), "bases": ("plain",), "written": True},
         forgetting,
     ),
+    "LAB-7": Experiment(
+        "Do EAMET's blocks end where one fact at a time, the order of the paper, ends, and how much sooner?",
+        {"block": (0, 1), "per_subject": (1, 3), "seed": tuple(range(5))},
+        {"method": "eamet", "size": 300},
+    ),
 }
 
 

@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.recipes import find
 from kedit_lab.edit.run import Basis, solve
+from kedit_lab.edit.solvers import NullSpace
 from kedit_lab.edit.targets import values
 from kedit_lab.edit.weights import put_back, write
 from kedit_lab.extract.keys import keys
@@ -43,11 +43,11 @@ def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, basis: Basis, rate
     """One edit in its stages: seconds of each, the peak of memory over all of them, and the share of the rate.
 
     ``keys`` is the preparation of all layers' keys by itself, which papers report; ``solve`` reads them again, layer by
-    layer, as earlier layers have been written by then. ``peak`` counts the statistics of all layers that are held at
-    the start (AlphaEdit's), though an edit lets them go layer by layer.
+    layer, as earlier layers have been written by then. ``peak`` counts the null spaces of all layers (AlphaEdit's),
+    which are found before the clock starts, though an edit finds each when its layer's turn comes.
     """
     left = {layer: copy(known) for layer, known in basis.preserved.items()}  # factors are found anew
-    held = sum(x.nbytes for known in left.values() for x in vars(known).values() if isinstance(x, Tensor))
+    held = sum(known.basis.nbytes for known in left.values() if isinstance(known, NullSpace))
     spent: dict[str, float] = {}
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import kedit_lab.extract.keys as module
-from kedit_lab.extract.keys import contexts, keys, streams, values
+from kedit_lab.extract.keys import contexts, grouped_mean, keys, read, streams, values
 from kedit_lab.model.lab import make_lab
 from kedit_lab.types import Fact
 from tests.pico.tiny import KINDS, LAYERS, build, sentence_piece
@@ -98,6 +98,18 @@ def test_chunks_do_not_matter(pico, monkeypatch):
     torch.testing.assert_close(keys(pico, FACTS, 1, PREFIXES), whole, **CLOSE)
     torch.testing.assert_close(keys(pico, FACTS[::-1], 1, PREFIXES), whole.flip(0), **CLOSE)
     torch.testing.assert_close(torch.cat([keys(pico, [f], 1, PREFIXES) for f in FACTS]), whole, **CLOSE)
+
+
+def test_means_are_taken_some_facts_at_a_time(pico, monkeypatch):
+    """What is held of all contexts is that of a few passes; the means are those of all."""
+    whole = read(pico, FACTS, "key", [1], PREFIXES, "subject_last")[1]
+    monkeypatch.setattr(module, "CHUNK", (2, 2))
+    monkeypatch.setattr(module, "PASSES", 3)
+    seen = []
+    found = read(pico, FACTS, "key", [1], PREFIXES, "subject_last", lambda x: seen.append(x.shape) or grouped_mean(x))
+    assert [shape[0] for shape in seen] == [2, 2, 1]
+    assert {shape[1:] for shape in seen} == {whole.shape[1:]}
+    torch.testing.assert_close(found[1], grouped_mean(whole), **CLOSE)
 
 
 def test_chunk_is_the_most_rows_of_a_pass(make, monkeypatch):

@@ -259,9 +259,9 @@ def test_order_does_not_matter(pico):
 def test_chunks_do_not_matter(pico, monkeypatch, budget):
     before = values(pico, DISTINCT + SAME, MERGE)
     asked = targets.questions(pico, DISTINCT + SAME, group(pico, DISTINCT + SAME, "subject", 1), MERGE, PREFIXES)
-    assert len(list(targets.batches(asked, RECIPE, targets.budget(pico)))) == 1
+    assert len(list(targets.batches(asked, targets.budget(pico)))) == 1
     monkeypatch.setattr(targets, "budget", lambda *_: budget)
-    parts = list(targets.batches(asked, RECIPE, budget))
+    parts = list(targets.batches(asked, budget))
     assert len(parts) > 1
     assert sorted(g for part in parts for g in part) == list(range(len(asked)))
     after = values(pico, DISTINCT + SAME, MERGE)
@@ -283,9 +283,20 @@ def test_budget_follows_the_model(pico, monkeypatch):
 def test_budget_bounds_a_batch(pico):
     facts = DISTINCT + SAME
     asked = targets.questions(pico, facts, group(pico, facts, "each", 1), RECIPE, PREFIXES)
-    for part in targets.batches(asked, RECIPE, 60):
+    for part in targets.batches(asked, 60):
         rows = [a.row for g in part for a in asked[g]]
         assert len(part) == 1 or sum(len(row.ids) - row.lookup for row in rows) <= 60
+
+
+def test_a_turn_ends_before_the_next(pico):
+    facts = DISTINCT + SAME
+    asked = targets.questions(pico, facts, group(pico, facts, "each", 1), RECIPE, PREFIXES)
+    turns = [i % 2 for i in range(len(facts))]
+    first, second = list(range(0, len(facts), 2)), list(range(1, len(facts), 2))
+    assert list(targets.batches(asked, 10**6, turns)) == [first, second]
+    assert list(targets.batches(asked, 10**6, turns, most=len(first))) == [first, second]
+    assert list(targets.batches(asked, 1, turns)) == [[g] for g in first + second]
+    assert list(targets.batches(asked, 10**6, [0] * len(facts), most=1)) == [[g] for g in range(len(facts))]
 
 
 def between(curves):

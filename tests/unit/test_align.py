@@ -85,6 +85,34 @@ def test_a_block_sees_earlier_blocks_and_itself(sees):
     assert gradient[[0, 2]].norm() == 0
 
 
+def test_close_keys_take_turns():
+    """A residual is found behind those of the earlier close keys, and behind what those follow; others at once."""
+    a, b, c = normal(0, 3, 8)
+    keys = torch.stack([a, b, a, 2 * a, c, b + 0.01 * c, -a])
+    assert Alignment.of(keys, RECIPE).turns() == [0, 0, 1, 2, 0, 1, 0]
+    chain = torch.stack([a, a + 0.4 * a.norm() * unit(b[None])[0], a + 0.8 * a.norm() * unit(b[None])[0]])
+    s = cosines(chain, chain)
+    assert s[0, 2] < RECIPE.similarity < min(s[0, 1], s[1, 2])
+    assert Alignment.of(chain, RECIPE).turns() == [0, 1, 2]
+    assert Alignment.of(chain, RECIPE.with_(similarity=0.99)).turns() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("setting", [{"block": 1}, {"block": 3}, {"sees": "all"}])
+def test_no_turns_where_blocks_are_set_or_all_are_seen(setting):
+    assert Alignment.of(normal(0, 1, 8).expand(4, 8), RECIPE.with_(**setting)).turns() == [0] * 4
+
+
+def test_kin_that_see_each_other_end_together():
+    a, b = normal(0, 2, 8)
+    keys, there = torch.stack([b, a, b, 2 * a]), torch.tensor([True, True, False, True])
+    mutual = Alignment.of(keys, RECIPE.with_(sees="all"))
+    assert mutual.ahead([0, 1, 2, 3]).ended(there).tolist() == [False, True, False, True]
+    assert mutual.ahead([0, 1, 3, 2]).ended(there).tolist() == [True, False, False, True]
+    mutual.keep([0, 2], normal(1, 2, 6))
+    assert mutual.ahead([1, 3]).ended(torch.tensor([True, False])).tolist() == [False, False]
+    assert Alignment.of(keys, RECIPE).ahead([0, 1, 2, 3]).ended(there).equal(there)
+
+
 def test_the_first_of_a_block_sees_nobody():
     delta = normal(1, 3, 6).requires_grad_()
     found = Alignment.of(normal(0, 3, 8), RECIPE).ahead([0, 1, 2]).loss(delta)

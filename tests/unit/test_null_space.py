@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kedit_lab.edit import solvers
 from kedit_lab.edit.solvers import NullSpace, Preserved, equality, null_space, relaxed, ridge
 
 D_K, D_OUT = 12, 5
@@ -104,6 +105,21 @@ def test_null_space_needs_one():
         NullSpace(torch.eye(3), 1e-9, 1.0)
     with pytest.raises(ValueError, match=r"gamma is 0\.0; the weight γ of the identity must be positive"):
         NullSpace(torch.zeros(3, 3), 1.0, 0.0)
+
+
+def test_null_space_is_found_late_and_once(monkeypatch):
+    """Only where no eigenvalue need be under the threshold is it looked for at once; copies share what is found."""
+    reads = []
+    monkeypatch.setattr(solvers, "eigen", lambda c: reads.append(c) or torch.linalg.eigh(c))
+    space = NullSpace(lambda: torch.diag(torch.tensor([0.5, 2.0])).double(), 1.0, 1.0)
+    assert not reads
+    other = space.with_past(torch.eye(2, dtype=torch.float64)).with_past(torch.eye(2, dtype=torch.float64))
+    assert other.basis is space.basis
+    assert len(reads) == 1
+    assert other.past.equal(2 * torch.eye(2, dtype=torch.float64))
+    assert space.past is None
+    NullSpace(torch.tensor([[2.0, 1.5], [1.5, 2.0]]), 1.0, 1.0)  # eigenvalues 0.5 and 3.5
+    assert len(reads) == 2
 
 
 @given(SEEDS)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit_lab.edit.solvers import SPREADS, Preserved, ridge
+from kedit_lab.edit.solvers import SPREADS, Preserved, cholesky, divided, mirror, ridge
 from kedit_lab.extract.betas import betas
 from kedit_lab.types import Delta
 
@@ -186,6 +186,22 @@ def test_fewer_tokens_than_dimensions_in_single_precision():
     covariance = x.T @ x / len(x)
     assert torch.linalg.eigvalsh(covariance.double())[0] < -1e-6 * covariance.diagonal().mean()
     assert Preserved(covariance, 2.0).factor.isfinite().all()
+
+
+@pytest.mark.parametrize("width", [1, 7, 512, 1100])
+def test_mirror_makes_symmetric(width):
+    matrix = normal(1, width, width)
+    expected = matrix.triu() + matrix.triu(1).T
+    mirror(matrix)
+    assert matrix.equal(expected)
+
+
+@pytest.mark.parametrize("d_k", [1, 6])
+def test_divided_is_the_inverse(d_k):
+    c, rows = moment(1, d_k), normal(2, d_k, 5).T  # not contiguous
+    kept = rows.clone()
+    torch.testing.assert_close(divided(rows, cholesky(c.clone())), rows @ torch.linalg.inv(c))
+    assert rows.equal(kept)
 
 
 def test_statistics_that_are_none():
