@@ -82,16 +82,17 @@ class Alignment:
         """
         turns = torch.zeros(len(self.keys), dtype=torch.long)
         if self.recipe.sees == "earlier" and not self.recipe.block:
-            for rows in torch.arange(len(self.keys)).split(BLOCK):
-                close = (self.keys[rows.to(self.keys.device)] @ self.keys.T > self.recipe.similarity).cpu()
-                for i, seen in zip(rows.tolist(), close, strict=True):
+            for start in range(0, len(self.keys), BLOCK):
+                close = (self.keys[start : start + BLOCK] @ self.keys.T > self.recipe.similarity).cpu()
+                for i, seen in enumerate(close, start):
                     turns[i] = (turns[:i] + 1)[seen[:i]].amax() if seen[:i].any() else 0
         return turns.tolist()
 
     def ahead(self, block: list[int]) -> "Alignment":
         """The alignment of a block that is optimised at once, against earlier residuals and its own as they stand.
 
-        Each sees the groups before it; if the recipe's ``sees`` is "all", those behind it in the block too.
+        Each sees the groups found before it, wherever they stand in the list, and those before it in the block; if the
+        recipe's ``sees`` is "all", those behind it in the block too.
         """
         closeness = self.keys[block] @ self.keys[[*self.known, *block]].T
         own = torch.arange(len(self.known), closeness.shape[1], device=closeness.device)[:, None]
@@ -109,7 +110,7 @@ class Alignment:
         self.residuals, self.known = torch.cat([*earlier, unit(residuals)]), (*self.known, *block)
 
     def ended(self, there: Bool[Tensor, " block"]) -> Bool[Tensor, " block"]:
-        """Which groups of a block have nothing left to do: those that are there, of kin all together."""
+        """Which groups of a block have nothing left to do: those that are there, and whose kin are there too."""
         return there if self.kin is None else there & ~(self.kin & ~there).any(1)
 
     def loss(self, delta: Float[Tensor, "block d_model"]) -> Float[Tensor, " block"]:

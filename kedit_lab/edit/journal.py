@@ -25,6 +25,7 @@ from kedit_lab.model.lab import Lab, checksum
 from kedit_lab.paths import Log, claim, room
 from kedit_lab.types import Fact, Memory
 
+SEARCH = 2  # how targets are sought, counted up when that changes: values of two ways must not be mixed
 TARGETS = "targets.log"
 FINISHED = "edit.safetensors"
 Found = tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch d_model"], list[list[float]]]  # h, δ, loss curves
@@ -83,6 +84,7 @@ def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None
     """All that an edit depends on. What is preserved is named by its text, or by its bits where it is given."""
     past = memory.past if memory is not None and isinstance(recipe, Recipe) and recipe.memory else {}
     return described(lab, recipe, [facts]) | {
+        "search": SEARCH,
         "statistics": content_key(lab, recipe.layers[-1], () if texts is None else texts, 0.0),
         "memory": {str(layer): checksum(keys) for layer, keys in past.items()},
         "basis": None if preserved is None else {str(layer): bits(kept) for layer, kept in preserved.items()},
@@ -92,7 +94,8 @@ def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None
 def bits(preserved: Preserved | NullSpace) -> list[float | int]:
     """Checksums of what one layer preserves."""
     if isinstance(preserved, NullSpace):
-        return [preserved.gamma, *(checksum(x) for x in (preserved.basis, preserved.past) if x is not None)]
+        past = [] if preserved.past is None else [checksum(preserved.past)]
+        return [preserved.gamma, preserved.threshold, checksum(preserved.read()), *past]
     return [preserved.lam, checksum(preserved.read())]
 
 

@@ -112,8 +112,9 @@ class Recipe(Base):
     AlphaEdit's. ``average`` is the mean of keys over contexts, ``met`` the key at which ROME's equality holds.
     ``memory`` says whether earlier batches' keys count, ``alone`` whether facts are written one after another.
     ``block`` is the number of facts whose values are found at once where their order matters (``align``, ``alone``);
-    0: as many as fit. Keys whose cosine exceeds ``similarity`` are close: one group where ``group`` is "key", and where
-    residuals are aligned found one after another, or, where all are seen, ended together.
+    0: as many as fit. Keys whose cosine exceeds ``similarity`` are close: one group where ``group`` is "key". Where
+    residuals are aligned and no ``block`` is given, facts with close keys are found one after another (all of them, in
+    a layer whose keys are all close), or, where all are seen, wait for each other.
     """
 
     group: str = "each"

@@ -35,8 +35,8 @@ EAMET = Recipe(
     "eamet",
     "EAMET, Eqs. 11-14",
     "code: KL(keys ‖ residuals) at τ 0.07, weighted MSE over the top 50, δ starts along h with the key's norm, which "
-    "also bounds it; found in blocks: a fact sees earlier ones with close keys (similarity) as they ended, the others "
-    "of its block as they stand (block=1: all as they ended); the lab model's values take several steps of Adam a pass "
+    "also bounds it; found in blocks: facts with close keys (similarity) one behind the other, others at once, as they "
+    "stand (block=1: all one by one, in order); the lab model's values take several steps of Adam a pass "
     "(reuse), and their stop looks at the likelihood alone",
     align="keys",
     start="hidden",
@@ -89,8 +89,8 @@ ROWS: tuple[AnyRecipe, ...] = (
     EAMET.with_(
         name="eamet-mutual",
         paper="this project",
-        notes="eamet whose facts of one block see the later ones too and, where their keys are close (similarity), end "
-        "together, so that those of one subject settle on one value",
+        notes="eamet whose facts of one block see the later ones too and, where keys are close (similarity), wait for "
+        "each other, so that those of one subject settle on one value",
         sees="all",
     ),
     EAMET.with_(

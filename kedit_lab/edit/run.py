@@ -169,11 +169,14 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     shared: list[int] = []
     try:
         for index, layer in enumerate(recipe.layers):
+            large = 8 * lab.arch.mlp[layer].d_in ** 2 >= LARGE
             with timed(clock, "keys"):
+                if large:
+                    trim()  # what the passes of the targets held
                 known = found.keys if len(recipe.layers) == 1 else None  # of a layer that nothing has changed below
                 k, met, now = current(lab, facts, recipe, layer, prefixes, known)
-                if 8 * k.shape[1] ** 2 >= LARGE:
-                    trim()  # what the passes held, before the solve asks for d_k x d_k
+                if large:
+                    trim()  # what these passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection, kept = lab.arch.mlp[layer], preserved.pop(layer)
@@ -204,8 +207,8 @@ def current(lab: Lab, facts: Sequence[Fact], recipe: Recipe, layer: int, prefixe
     equal = recipe.solver == "equality"
     mean = equal and recipe.met == "mean"
     last = recipe.layers[-1]
-    now = read(lab, facts, recipe.written, [last], (prefixes or None) if mean else None, recipe.token)[last].float()
-    now = now.mean(1)
+    now = read(lab, facts, recipe.written, [last], (prefixes or None) if mean else None, recipe.token,
+               lambda states: states.float().mean(1))[last]  # fmt: skip
     if known is not None and recipe.average == "grouped" and not equal:
         return known, None, now
     average = grouped_mean if recipe.average == "grouped" else partial(torch.mean, dim=1)

@@ -36,7 +36,7 @@ class Preserved:
     @property
     def matrix(self) -> Float[Tensor, "d_k d_k"]:
         """λC in float64, made anew at every call: large, and the factor is mostly all that is needed."""
-        return self.read().to(torch.float64, copy=True).mul_(self.lam)
+        return whole(self.read()).mul_(self.lam)
 
     def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "Preserved":
         """λC + Σ k kᵀ over the keys of earlier batches, as in MEMIT's sequential form."""
@@ -47,6 +47,11 @@ class Preserved:
     def factor(self) -> Float[Tensor, "d_k d_k"]:
         """Cholesky factor of λC."""
         return cholesky(self.matrix)
+
+
+def whole(matrix: Tensor) -> Tensor:
+    """A copy in float64, row by row, which LAPACK may work in."""
+    return matrix.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
 
 
 def cholesky(matrix: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "d_k d_k"]:
@@ -83,9 +88,8 @@ def divided(rows: Float[Tensor, "facts d_k"], factor: Float[Tensor, "d_k d_k"]) 
     """A⁻¹ k for every key k, with the lower factor of A; on a CPU without the copy of it that torch would make."""
     if not rows.is_cpu:
         return torch.cholesky_solve(rows.T, factor).T
-    found = rows.clone(memory_format=torch.contiguous_format)
-    dpotrs(factor.numpy().T, found.numpy().T, lower=0, overwrite_b=1)
-    return found
+    found, _ = dpotrs(factor.numpy().T, whole(rows).numpy().T, lower=0, overwrite_b=1)
+    return torch.from_numpy(found.T)
 
 
 def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved) -> Delta:
@@ -149,9 +153,9 @@ class NullSpace:
             raise ValueError(f"gamma is {gamma}; the weight γ of the identity must be positive")
         self.gamma = gamma
         self.past: Float[Tensor, "d_k d_k"] | None = None
-        read = second_moment if callable(second_moment) else lambda: second_moment
-        self.find = cache(lambda: spared(read(), threshold))  # large, found when it is needed, by all copies once
-        if not read().diagonal().min() < threshold:  # no eigenvalue need be under it: say so now
+        self.threshold, self.read = threshold, second_moment if callable(second_moment) else lambda: second_moment
+        self.find = cache(lambda: spared(self.read(), threshold))  # large: found when it is needed, by all copies once
+        if not self.read().diagonal().min() < threshold:  # no eigenvalue need be under it: say so now
             self.find()
 
     @property
@@ -178,7 +182,7 @@ def spared(second_moment: Float[Tensor, "d_k d_k"], threshold: float) -> Float[T
 
 def eigen(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
     """(eigenvalues, ascending, and eigenvectors) of a symmetric matrix in float64; on a CPU with one copy of it."""
-    copied = matrix.to(torch.float64, copy=True)
+    copied = whole(matrix)
     if not copied.is_cpu:
         return torch.linalg.eigh(copied)
     spectrum, vectors = eigh(copied.numpy().T, overwrite_a=True)

@@ -27,6 +27,7 @@ from kedit_lab.model.tokens import Row, by_length
 from kedit_lab.types import Fact
 
 ROOM = 2**26  # bytes that a batched pass may hold for its way back, however small the model
+PAST = 0.1  # of what a token behind the lookup token holds, a token before it does: attention keys and values alone
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
@@ -72,12 +73,14 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
 
 def batches(asked: list[list[Asked]], tokens: int, turns: Sequence[int] | None = None,
             most: int = 0) -> Iterator[list[int]]:  # fmt: skip
-    """Groups of similar size, together at most ``tokens`` behind their lookup tokens (or one group alone).
+    """Groups of similar size, together at most ``tokens`` behind their lookup tokens, those before counted as PAST (or
+    one group alone).
 
     Aligned targets depend on earlier ones: with ``turns`` groups stay in order within a turn, which ends before the
-    next begins, at most ``most`` at once (0: no bound).
+    next begins, at most ``most`` at once (0: no bound), and only tokens behind the lookup token count.
     """
-    size = [sum(a.length for a in rows) for rows in asked]
+    past = 0.0 if turns else PAST
+    size = [sum(a.length + past * a.row.lookup for a in rows) for rows in asked]
     batch: list[int] = []
     for g in sorted(range(len(asked)), key=(turns or size).__getitem__):
         full = sum(size[b] for b in [*batch, g]) > tokens
@@ -262,7 +265,7 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
             curves[g].append(told[g])
         if recipe.start == "zero" or step:
             there = ~((loss if recipe.reuse == 1 else likely.detach()) >= recipe.stop)
-            active &= ~(there if alignment is None else alignment.ended(there))
+            active &= ~(there if alignment is None else alignment.ended(there | ~active))
         if recipe.settled:
             active &= ~((missed == 0) & (recipe.kl * kl.detach() <= SETTLED_KL))
         if step == recipe.steps - 1 or not active.any():

@@ -21,6 +21,7 @@ CASES = {
     "pmet": {},
     "alphaedit": {},
     "eamet": {"block": 2},
+    "alphaedit-aligned": {},  # the third fact has its turn behind the others
     "eamet-mutual": {"block": 3},
     "rome": {"block": 2},
     "r-rome": {"block": 1},

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kedit_lab.edit import targets
+from kedit_lab.edit.align import Alignment
 from kedit_lab.edit.bundles import folded
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipes import find
@@ -297,6 +298,26 @@ def test_a_turn_ends_before_the_next(pico):
     assert list(targets.batches(asked, 10**6, turns, most=len(first))) == [first, second]
     assert list(targets.batches(asked, 1, turns)) == [[g] for g in first + second]
     assert list(targets.batches(asked, 10**6, [0] * len(facts), most=1)) == [[g] for g in range(len(facts))]
+
+
+RELATED = SAME + DISTINCT[1:]
+FOLLOWING = RECIPE.with_(align="keys", steps=12, lr=0.2, similarity=0.99)
+
+
+def test_facts_of_one_subject_are_sought_one_after_another(pico, monkeypatch):
+    seen, real = [], Alignment.ahead
+    monkeypatch.setattr(Alignment, "ahead", lambda self, block: seen.append(list(block)) or real(self, block))
+    values(pico, RELATED, FOLLOWING)
+    assert seen == [[0, *range(len(SAME), len(RELATED))], *([g] for g in range(1, len(SAME)))]
+
+
+def test_facts_of_one_subject_that_see_each_other_wait_for_each_other(pico, monkeypatch):
+    mutual = FOLLOWING.with_(sees="all")
+    mutual = mutual.with_(stop=between(values(pico, RELATED, mutual).curves[: len(SAME)]))
+    together = [len(curve) for curve in values(pico, RELATED, mutual).curves[: len(SAME)]]
+    monkeypatch.setattr(Alignment, "ended", lambda _self, there: there)
+    apart = [len(curve) for curve in values(pico, RELATED, mutual).curves[: len(SAME)]]
+    assert min(apart) < min(together) == max(together)
 
 
 def between(curves):
