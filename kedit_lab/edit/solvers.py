@@ -154,7 +154,7 @@ class NullSpace:
         self.gamma = gamma
         self.past: Float[Tensor, "d_k d_k"] | None = None
         self.threshold, self.read = threshold, second_moment if callable(second_moment) else lambda: second_moment
-        self.find = cache(lambda: spared(self.read(), threshold))  # large: found when it is needed, by all copies once
+        self.find = cache(lambda: spared(self.read, threshold))  # large: found when it is needed, by all copies once
         if not self.read().diagonal().min() < threshold:  # no eigenvalue need be under it: say so now
             self.find()
 
@@ -170,9 +170,9 @@ class NullSpace:
         return other
 
 
-def spared(second_moment: Float[Tensor, "d_k d_k"], threshold: float) -> Float[Tensor, "d_k null"]:
-    """The eigenvectors of C with eigenvalues under the threshold."""
-    spectrum, vectors = eigen(second_moment)
+def spared(read: Callable[[], Tensor], threshold: float) -> Float[Tensor, "d_k null"]:
+    """The eigenvectors of C with eigenvalues under the threshold; C itself is let go first."""
+    spectrum, vectors = eigen(whole(read()))
     if not spectrum[0] < threshold:
         raise ValueError(
             f"no eigenvalue of C is under threshold {threshold} (smallest: {float(spectrum[0]):.3g}); raise it"
@@ -181,11 +181,10 @@ def spared(second_moment: Float[Tensor, "d_k d_k"], threshold: float) -> Float[T
 
 
 def eigen(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, " d_k"], Float[Tensor, "d_k d_k"]]:
-    """(eigenvalues, ascending, and eigenvectors) of a symmetric matrix in float64; on a CPU with one copy of it."""
-    copied = whole(matrix)
-    if not copied.is_cpu:
-        return torch.linalg.eigh(copied)
-    spectrum, vectors = eigh(copied.numpy().T, overwrite_a=True)
+    """(eigenvalues, ascending, and eigenvectors) of a symmetric matrix in float64; on a CPU its memory is worked in."""
+    if not matrix.is_cpu:
+        return torch.linalg.eigh(matrix)
+    spectrum, vectors = eigh(matrix.numpy().T, overwrite_a=True)
     return torch.from_numpy(spectrum), torch.from_numpy(vectors)
 
 
