@@ -64,8 +64,8 @@ def operations(arch: Arch, recipe: AnyRecipe, n: int, steps: float | int | None 
 
 
 def memory(lab: Lab, recipe: AnyRecipe, n: int) -> dict[str, int]:
-    """Bytes of an edit at its peak, beside the model: ``statistics`` (of one layer: C and its factor in float64, or
-    C, a copy and its eigenvectors, d_k² numbers each), ``keys`` and residuals (float64, all layers) and ``work``.
+    """Bytes of an edit at its peak, beside the model: ``statistics`` (of one layer, in float64: C and its factor, or
+    its eigenvectors, d_k² numbers each), ``keys`` and residuals (float64, all layers) and ``work``.
 
     ``work`` is what one batched pass of the targets holds for its way back, or a trained weight's float32 copy,
     gradient and Adam's two moments.
@@ -75,8 +75,7 @@ def memory(lab: Lab, recipe: AnyRecipe, n: int) -> dict[str, int]:
         held = arch.layers * (10 * arch.d_model + 8 * arch.d_k) + 2 * arch.head.weight.shape[0]
         tokens = min(budget(lab), n * (1 + recipe.prefixes) * TAIL)
         keys = 8 * n * len(recipe.layers) * (arch.d_k + arch.d_model)
-        numbers = 24 if recipe.solver == "null-space" else 16
-        return {"statistics": numbers * arch.d_k**2, "keys": keys, "work": tokens * held * lab.anchor.element_size()}
+        return {"statistics": 16 * arch.d_k**2, "keys": keys, "work": tokens * held * lab.anchor.element_size()}
     if isinstance(recipe, Tuning) and recipe.rank:
         weights = sum(recipe.rank * (p.d_in + p.d_out) for at in recipe.layers for p in arch.inner[at])
     elif isinstance(recipe, Tuning):
