@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,9 @@ def whole_model(lab: Lab, deltas: dict[str, Change], path: Path) -> Path:
     def fill(folder: Path) -> None:
         originals = write(lab.arch, deltas)
         try:
-            lab.model.save_pretrained(folder)
+            with catch_warnings():
+                filterwarnings("ignore", "Attempting to save a model with offloaded modules")  # they rest in them
+                lab.model.save_pretrained(folder)
         finally:
             put_back(lab.arch, originals)
         lab.tokenizer.save_pretrained(folder)

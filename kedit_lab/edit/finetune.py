@@ -17,6 +17,8 @@ from torch import Tensor
 from kedit_lab.edit.recipe import Tuning
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab, chunks
+from kedit_lab.model.offload import runs_on
+from kedit_lab.model.process import own_chance
 from kedit_lab.model.tokens import Row
 from kedit_lab.types import Delta, Dense, Fact, NoUpdate
 
@@ -58,7 +60,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Tuning) -> tuple[dict[str, De
     rows = [lab.row(fact) for fact in facts]
     weights = chosen(lab, recipe)
     with (
-        torch.random.fork_rng(),
+        own_chance(),
         (adapters if recipe.rank else masters)(lab, weights, recipe) as (copies, publish, read),
     ):
         torch.manual_seed(recipe.seed)
@@ -149,6 +151,8 @@ def adapters(lab: Lab, weights: Sequence[Projection], recipe: Tuning) -> Iterato
         layers = {name: wrapped.base_model.model.get_submodule(name) for name in names}
         for layer in layers.values():
             layer.lora_dropout.train()
+            for factor in (layer.lora_A, layer.lora_B):
+                factor.to(runs_on(layer.base_layer))
         yield (
             [p for p in wrapped.parameters() if p.requires_grad],
             lambda: None,

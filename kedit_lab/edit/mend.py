@@ -109,7 +109,8 @@ def gradients(lab: Lab, rows: Sequence[Row], weights: Sequence[Projection]) -> l
             stack.callback(projection.module.register_forward_hook(watch).remove)
         with torch.enable_grad():
             found = torch.autograd.grad(loss(lab, rows, "target") * len(rows), [probe for _, probe in seen])
-    pairs = [(u.float().view(*shape, -1), d.float().view(*shape, -1)) for (u, _), d in zip(seen, found, strict=True)]
+    here = lambda x: x.float().view(*shape, -1).to(lab.anchor.device)  # noqa: E731 - where the editor is
+    pairs = [(here(u), here(d)) for (u, _), d in zip(seen, found, strict=True)]
     return [Gradient(u, d, d.norm(dim=-1) > 0) for u, d in pairs]
 
 
@@ -123,7 +124,7 @@ def edited(editor: Editor, found: Sequence[Gradient], weights: Sequence[Projecti
 
             def change(_module: nn.Module, args: tuple, out: Tensor, u: Tensor = u, d: Tensor = d) -> Tensor:
                 x = args[0].reshape(len(u), -1, u.shape[-1]).float()  # OPT's MLP sees all tokens as one long row
-                return out + ((x @ u.transpose(1, 2)) @ d).reshape(out.shape).to(out)
+                return out + ((x @ u.to(x).transpose(1, 2)) @ d.to(x)).reshape(out.shape).to(out)
 
             stack.callback(projection.module.register_forward_hook(change).remove)
         yield

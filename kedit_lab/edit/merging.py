@@ -13,6 +13,7 @@ from peft.utils import merge_utils
 from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
+from kedit_lab.model.process import own_chance
 from kedit_lab.types import Dense, Fact
 
 METHODS = ("linear", "task-arithmetic", "ties", "dare", "slerp")
@@ -63,7 +64,7 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
         raise ValueError(f"slerp walks between two edits, {len(edits)} given")
     names = list(dict.fromkeys(name for edit in edits for name in edit.deltas))
     deltas = {}
-    with torch.random.fork_rng():
+    with own_chance():
         torch.manual_seed(seed)
         for name in names:
             known = [edit.deltas[name].matrix().double() for edit in edits if name in edit.deltas]

@@ -28,15 +28,15 @@ def attributions(lab: Lab, prompt: Sequence[int], answer: int, layers: Sequence[
     with torch.no_grad(), record(lab, "key", layers) as seen:
         seen.forward(**lab.batch([prompt]), use_cache=False)
         states = {layer: seen["key", layer][0, last].clone() for layer in layers}
-    share = torch.linspace(0, 1, steps, device=lab.anchor.device, dtype=lab.anchor.dtype)
+    share = torch.linspace(0, 1, steps, dtype=lab.anchor.dtype)
     rows = []
     for layer in layers:
-        scaled = (share[:, None] * states[layer]).requires_grad_()
+        scaled = (share.to(states[layer])[:, None] * states[layer]).requires_grad_()
         with torch.enable_grad(), replace(lab, "key", layer, lambda h, s=scaled: torch.cat([h[:, :-1], s[:, None]], 1)):
             normed = lab.hidden(**batch)[:, last]
             said = lab.arch.logits(normed).float().softmax(-1)[:, answer].sum()
         (gradient,) = torch.autograd.grad(said, scaled)
-        rows.append(states[layer].float() * gradient.float().mean(0))
+        rows.append((states[layer].float() * gradient.float().mean(0)).to(lab.anchor.device))
     return torch.stack(rows)
 
 
@@ -70,7 +70,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Neurons) -> tuple[dict[str, C
         for fact in facts:
             chosen, answer = neurons(lab, fact, recipe)
             new = table[list(lab.target(fact.target_new))].sum(0)
-            shift = (new - table[list(answer)].sum(0)).detach().double()
+            shift = (new - table[list(answer)].sum(0)).detach().double().to(chosen.device)
             deltas = {
                 lab.arch.mlp[layer].name: Delta(shift[:, None], mask.double()[:, None])
                 for layer, mask in zip(recipe.layers, chosen, strict=True)

@@ -5,6 +5,7 @@ RECT keeps the entries that change their weight most, PRUNE restrains singular v
 
 from math import log
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,16 +18,21 @@ from kedit_lab.types import Delta, Dense
 def largest(scores: Float[Tensor, "..."], share: float) -> Tensor:
     """A mask of the ``int(share · n)`` largest of n scores (earlier entries first among equals)."""
     count = int(share * scores.numel())
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[scores.flatten().argsort(descending=True, stable=True)[:count]] = True
+    if not count:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    least = float(np.partition(scores.flatten().cpu().numpy(), -count)[-count])
+    mask = (scores > least).flatten()
+    equal = (scores == least).flatten().nonzero()[:, 0]
+    mask[equal[: count - int(mask.sum())]] = True
     return mask.view(scores.shape)
 
 
 def rect_delta(delta: Change, weight: Float[Tensor, "d_out d_k"], keep: float) -> Dense:
     """The share ``keep`` of ΔW's entries with the largest |ΔW / (W + 1e-8)|, the rest zero (RECT; AlphaEdit's code)."""
     change = delta.matrix()
-    scores = (change / (weight.to(change) + 1e-8)).abs()
-    return Dense(torch.where(largest(scores, keep), change, torch.zeros_like(change)))
+    scores = weight.to(change, copy=True).add_(1e-8)
+    torch.div(change, scores, out=scores).abs_()
+    return Dense(change.masked_fill(~largest(scores, keep), 0))
 
 
 def prune_delta(delta: Change, weight: Float[Tensor, "d_out d_k"], log_base: float) -> Change:

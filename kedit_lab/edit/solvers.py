@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kedit_lab.types import Delta
 
-BLOCK = 512  # rows of a matrix that are mirrored together
+BLOCK = 128  # rows of a matrix that are mirrored together
 SPREADS: dict[str, Callable[[int], float]] = {
     "1/m": lambda m: 1 / m,  # MEMIT: each of the m layers still to be edited takes an equal part
     "1/sqrt(m)": lambda m: 1 / sqrt(m),  # PMET
@@ -85,10 +85,11 @@ def mirror(matrix: Float[Tensor, "d_k d_k"]) -> None:
 
 
 def divided(rows: Float[Tensor, "facts d_k"], factor: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "facts d_k"]:
-    """A⁻¹ k for every key k, with the lower factor of A; on a CPU without the copy of it that torch would make."""
+    """A⁻¹ k for every key k, with the lower factor of A; on a CPU in the keys' own memory, and without the copy of the
+    factor that torch would make. ``rows``: a copy in float64 (``whole``)."""
     if not rows.is_cpu:
         return torch.cholesky_solve(rows.T, factor).T
-    found, _ = dpotrs(factor.numpy().T, whole(rows).numpy().T, lower=0, overwrite_b=1)
+    found, _ = dpotrs(factor.numpy().T, rows.numpy().T, lower=0, overwrite_b=1)
     return torch.from_numpy(found.T)
 
 
@@ -99,11 +100,11 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
     """
     if len(keys) < keys.shape[1]:
         k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
-        spread = divided(k, preserved.factor)
+        spread = divided(whole(k), preserved.factor)
         inner = k @ spread.T + torch.eye(len(k), dtype=k.dtype, device=k.device)
         return Delta(r.T, torch.linalg.solve(inner, spread).T)
     matrix = preserved.matrix
-    k, r = keys.to(matrix), residuals.to(matrix)
+    k, r = whole(keys.to(matrix.device)), residuals.to(matrix)
     return Delta(r.T, divided(k, cholesky(matrix.addmm_(k.T, k))).T)
 
 
@@ -120,7 +121,7 @@ def equality(
     is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
     k, r, m = (rows.to(preserved.factor) for rows in (keys, residuals, met))
-    u = divided(k, preserved.factor).T
+    u = divided(whole(k), preserved.factor).T
     gain = m @ u
     own = gain.diagonal()
     written = torch.linalg.solve_triangular(gain / own, r, upper=False, unitriangular=True)
@@ -135,7 +136,7 @@ def relaxed(
     Equal to ``ridge`` with λ = α·μ; with μ = 0 and dependent keys the pseudo-inverse of D is taken.
     """
     k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
-    spread = divided(k, preserved.factor)
+    spread = divided(whole(k), preserved.factor)
     inner = k @ spread.T + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
     solved = torch.linalg.solve(inner, spread) if mu > 0 else torch.linalg.pinv(inner, hermitian=True) @ spread
     return Delta(r.T, solved.T)
@@ -155,8 +156,8 @@ class NullSpace:
         self.past: Float[Tensor, "d_k d_k"] | None = None
         self.threshold, self.read = threshold, second_moment if callable(second_moment) else lambda: second_moment
         self.find = cache(lambda: spared(self.read, threshold))  # large: found when it is needed, by all copies once
-        if not self.read().diagonal().min() < threshold:  # no eigenvalue need be under it: say so now
-            self.find()
+        if exceeds(self.read, threshold):
+            self.find()  # which says so now
 
     @property
     def basis(self) -> Float[Tensor, "d_k null"]:
@@ -168,6 +169,17 @@ class NullSpace:
         other = copy(self)
         other.past = past if self.past is None else self.past + past
         return other
+
+
+def exceeds(read: Callable[[], Tensor], threshold: float) -> bool:
+    """Whether all eigenvalues of C are over a threshold: its diagonal is, and C - threshold·I has a Cholesky factor."""
+    matrix = read()
+    if matrix.diagonal().min() < threshold:
+        return False
+    shifted = whole(matrix)
+    del matrix
+    shifted.diagonal().sub_(threshold)
+    return not factored(shifted)[1]
 
 
 def spared(read: Callable[[], Tensor], threshold: float) -> Float[Tensor, "d_k null"]:

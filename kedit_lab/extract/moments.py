@@ -24,6 +24,7 @@ from kedit_lab.facts.corpus import Writer
 from kedit_lab.facts.sets import lab_world
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks, make_lab
+from kedit_lab.model.offload import spread
 from kedit_lab.model.process import Source, loaded, results, share
 from kedit_lab.model.tokens import encode
 
@@ -117,6 +118,11 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
 
 def beside(lab: Lab, layer: int, devices: Sequence[str]) -> Sums:
     """Sums by copies of the model, one on each device, whichever is free; the lab itself serves on its own device."""
+    if spread(lab.model):
+        raise ValueError(
+            "accelerate has placed this model's modules, and devices= copies a whole model to each device; load it "
+            "without device_map, or leave devices out"
+        )
     free: Queue[Lab] = Queue()
     for i, device in enumerate(devices):
         own = torch.device(device) == lab.anchor.device and device not in devices[:i]
@@ -157,9 +163,8 @@ def moment_in(path: Path, d_k: int, device: torch.device) -> Float[Tensor, "d_k 
 
 @torch.no_grad()
 def moments(lab: Lab, layer: int, texts: Sequence[str]) -> Iterator[tuple[Float[Tensor, "d_k d_k"], int]]:
-    """(Σ k kᵀ, number of tokens) of batches of texts of similar length, on the model's device."""
+    """(Σ k kᵀ, number of tokens) of batches of texts of similar length, on the layer's device."""
     rows = sorted((encode(lab.tokenizer, text)[0][:LENGTH] for text in texts), key=len)
-    exact = precision(lab.anchor.device)
     with record(lab, "key", [layer], stop=True) as seen:
         for batch in chunks([row for row in rows if row], 32):
             inputs = lab.batch(batch)
@@ -167,8 +172,9 @@ def moments(lab: Lab, layer: int, texts: Sequence[str]) -> Iterator[tuple[Float[
             mask = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
             for i, row in enumerate(batch):
                 mask[i, : len(row)] = True
-            flat = seen["key", layer][mask.to(lab.anchor.device)]
-            yield product(flat, exact), len(flat)
+            states = seen["key", layer]
+            flat = states[mask.to(states.device)]
+            yield product(flat, precision(flat.device)), len(flat)
 
 
 def precision(device: torch.device) -> torch.dtype:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from kedit_lab.extract.documents import optional
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import own_chance
 
 # The papers' names and the harness's. "NLI" is taken to be MultiNLI, C-Eval is asked on its validation part.
 TASKS = {
@@ -100,7 +100,7 @@ def undisturbed() -> Iterator[None]:
     arrays = np.random.get_state()  # noqa: NPY002 - the old global generator is the one that the harness seeds
     log.setLevel(logging.ERROR)
     try:
-        with torch.random.fork_rng(), redirect_stdout(StringIO()):
+        with own_chance(), redirect_stdout(StringIO()):
             yield
     finally:
         log.setLevel(level)

@@ -64,8 +64,8 @@ def perplexity(lab: Lab, texts: Sequence[str]) -> float:
     for batch in chunks([encode(lab.tokenizer, text)[0] for text in texts], CHUNK):
         inputs = lab.batch(batch)
         logp = lab.arch.logits(lab.hidden(**inputs)).double().log_softmax(-1)
-        said = logp[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[..., 0]
-        mask = inputs["attention_mask"][:, 1:].bool()
+        ids, there = (inputs[name][:, 1:].to(logp.device) for name in ("input_ids", "attention_mask"))
+        said, mask = logp[:, :-1].gather(2, ids[..., None])[..., 0], there.bool()
         total, count = total - float(said[mask].sum()), count + int(mask.sum())
     if not count:
         raise ValueError("the texts hold no token with another before it; give longer ones")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from kedit_lab.model.arch import Arch
 from kedit_lab.model.chat import Chat
+from kedit_lab.model.offload import runs_on, settle
 from kedit_lab.model.tokens import (
     Encoded,
     Row,
@@ -59,7 +60,9 @@ class Lab:
     @property
     def anchor(self) -> Tensor:
         """A tensor whose device and dtype new tensors follow."""
-        return self.arch.mlp[0].module.weight
+        module = self.arch.mlp[0].module
+        runs = runs_on(module)
+        return module.weight if module.weight.device == runs else module.weight.new_empty(0, device=runs)
 
     def with_chat(self, on: bool = True) -> "Lab":
         """The same model asked in its tokenizer's chat template, or without. Raises ValueError if there is none."""
@@ -115,7 +118,7 @@ class Lab:
         logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])
         top = logits[0].float().softmax(-1).topk(k)
         rows = [[*ids, int(first)] for first in top.indices]
-        out = self.model.generate(**self.batch(rows), max_new_tokens=tokens, **self.greedy)
+        out = self.continued(self.batch(rows), tokens)
         texts = [self.tokenizer.decode(row[len(ids) :], skip_special_tokens=True) for row in out]
         return pd.DataFrame({"continuation": [one_line(t) for t in texts], "probability": top.values.tolist()})
 
@@ -125,19 +128,20 @@ class Lab:
         rows = [self.encode(prompt.rstrip())[0] for prompt in prompts]
         batch = self.batch(rows, left=True)
         batch.pop("position_ids", None)
-        out = self.model.generate(**batch, max_new_tokens=tokens, **self.greedy)
+        out = self.continued(batch, tokens)
         width = batch["input_ids"].shape[1]
         texts = [self.tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
         texts = [text if self.chat is None else f" {text.lstrip()}" for text in texts]
         return [prompt.rstrip() + text for prompt, text in zip(prompts, texts, strict=True)]
 
-    @property
-    def greedy(self) -> dict[str, Any]:
-        """Generation settings for plain greedy decoding, whatever the model's own defaults are."""
+    def continued(self, batch: dict[str, Tensor], tokens: int) -> Int[Tensor, "rows length"]:
+        """The ids of rows and of their plain greedy continuations, whatever the model's own settings are."""
         pads = self.tokenizer.pad_token_id
         end = self.tokenizer.eos_token_id
-        return {"do_sample": False, "pad_token_id": end if pads is None else pads, "temperature": None, "top_p": None,
-                "top_k": None}  # fmt: skip
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+        return self.model.generate(**inputs, **greedy, pad_token_id=end if pads is None else pads,
+                                   max_new_tokens=tokens)  # fmt: skip
 
     @torch.no_grad()
     def prefixes(self, count: int = 5, length: int = 10, seed: int = 0) -> tuple[str, ...]:
@@ -188,18 +192,22 @@ def one_line(text: str) -> str:
 def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False) -> Lab:
     """A lab around an already loaded model and tokenizer (``kl.wrap``): evaluation mode, no gradients for weights.
 
-    The model may be spread over devices by accelerate, if all its weights are in memory. With ``chat`` prompts are
-    posed in the tokenizer's chat template. Raises ValueError where weights are offloaded, quantised, NaN or infinite,
-    for models that are not causal, and for a chat without a template.
+    The model may be spread over devices by accelerate, if all its weights are in memory: those that it has offloaded to
+    the CPU rest in their modules from now on (see ``offload``). With ``chat`` prompts are posed in the tokenizer's chat
+    template. Raises ValueError where weights are on a disk, quantised, NaN or infinite, for models that are not causal,
+    and for a chat without a template.
     """
+    arch = Arch.of(model)
     model.eval().requires_grad_(False)
+    settle(model)
     away = [path for path, weight in model.named_parameters() if weight.is_meta]
     if away:
         raise ValueError(
-            f"{len(away)} weights are offloaded, {away[0]} the first; an edit reads and writes weights where they are: "
-            "use a smaller dtype (bfloat16), or a device_map whose devices hold the whole model"
+            f"{len(away)} weights are offloaded to a disk (or by preload_module_classes), {away[0]} the first; an edit "
+            "reads and writes weights in memory: use a smaller dtype (bfloat16), or a device_map whose devices and CPU "
+            "hold the whole model"
         )
-    lab = Lab(model, tokenizer, Arch.of(model), name, Chat.of(tokenizer) if chat else None)
+    lab = Lab(model, tokenizer, arch, name, Chat.of(tokenizer) if chat else None)
     for path, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinite values; load an undamaged checkpoint")
@@ -231,11 +239,12 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
 
     ``device_map`` ("auto", or a dict from module paths to devices) lets accelerate spread the layers over several
-    devices instead; all must fit, as offloaded weights cannot be edited. ``revision`` is a hub model's branch, tag or
-    commit; with ``local_only`` nothing is asked of the network. Safetensors only, no remote code. With ``chat`` prompts
-    are posed in the tokenizer's chat template (``lab.with_chat()`` does it later). A model that is loaded already goes
-    into ``kl.wrap(model, tokenizer)``. Raises OSError (from transformers) for an unknown name and ValueError for a
-    model that cannot be edited, or a chat without a template.
+    devices instead; what it offloads to the CPU is copied to the device module by module in every pass, what it
+    offloads to a disk is refused. ``revision`` is a hub model's branch, tag or commit; with ``local_only`` nothing is
+    asked of the network. Safetensors only, no remote code. With ``chat`` prompts are posed in the tokenizer's chat
+    template (``lab.with_chat()`` does it later). A model that is loaded already goes into ``kl.wrap(model,
+    tokenizer)``. Raises OSError (from transformers) for an unknown name and ValueError for a model that cannot be
+    edited, or a chat without a template.
     """
     path = path or data_dir() / "lab-model"
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}

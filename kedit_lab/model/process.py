@@ -1,11 +1,11 @@
-"""What a process takes: its own copy of the model, its share of the cores, and memory that it gives back."""
+"""What a process takes: its own copy of the model, its share of the cores and of chance, memory that it gives back."""
 
 import ctypes
 import gc
 import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -26,11 +26,13 @@ class Source:
     dtype: str
     device: str
     chat: bool
+    places: tuple[tuple[str, Any], ...] = ()  # modules and devices, where accelerate has spread the model
 
     @classmethod
     def of(cls, lab: Lab) -> "Source":
         dtype, device = str(lab.anchor.dtype).removeprefix("torch."), str(lab.anchor.device)
-        return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None)
+        spread = tuple(getattr(lab.model, "hf_device_map", {}).items())
+        return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None, spread)
 
 
 def share(jobs: int) -> int:
@@ -41,7 +43,8 @@ def share(jobs: int) -> int:
 @lru_cache(1)
 def loaded(source: Source) -> Lab:
     """A worker's own copy of the model, loaded once. Raises ValueError if it is not the model that was asked about."""
-    lab = load(source.name, getattr(torch, source.dtype), source.device, chat=source.chat)
+    dtype, places = getattr(torch, source.dtype), dict(source.places) or None
+    lab = load(source.name, dtype, source.device, places, chat=source.chat)
     if lab.fingerprint() != source.base:
         raise ValueError(
             f"{source.name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1"
@@ -77,6 +80,12 @@ def quietly(found: Generator[Any, None, None]) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found.close()
+
+
+def own_chance() -> AbstractContextManager[None]:
+    """Whatever is drawn or seeded inside, every generator is behind it as it was before; all devices are named, as
+    PyTorch warns where there are several and none is."""
+    return torch.random.fork_rng(range(torch.accelerator.device_count()))
 
 
 def trim() -> None:

@@ -5,6 +5,7 @@ import pandas as pd
 from kedit_lab.edit.published import SHAPES
 from kedit_lab.edit.recipes import find
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.offload import offloaded, runs_on
 from kedit_lab.model.tokens import encode, self_test
 from kedit_lab.study.estimate import estimate, rates
 
@@ -38,8 +39,10 @@ def doctor(lab: Lab, n: int = 100, rate: tuple[float, float] | None = None) -> p
 
 
 def places(lab: Lab) -> list[str]:
-    """The devices that hold weights."""
-    return list(dict.fromkeys(str(p.device) for p in lab.model.parameters()))
+    """The devices that hold weights, and where those run that are offloaded."""
+    held = [(module, p.device) for module in lab.model.modules() for p in module.parameters(recurse=False)]
+    told = [f"{at} (offloaded, runs on {runs_on(module)})" if offloaded(module) else str(at) for module, at in held]
+    return list(dict.fromkeys(told))
 
 
 def tokens(lab: Lab) -> dict[str, str]:

@@ -37,15 +37,15 @@ def plain_target(lab: Lab, fact: Fact, recipe: Recipe, prefixes: Sequence[str]) 
     rows = [asked.row for asked in targets.questions(lab, [fact], [[0]], recipe, prefixes)[0]]
     texts, drift = rows[:-1], len(rows) - 1
     batch = lab.batch([row.ids for row in rows])
-    lookup = torch.tensor([row.lookup for row in rows], device=lab.anchor.device)
-    each = torch.arange(len(rows), device=lab.anchor.device)
+    lookup, each = torch.tensor([row.lookup for row in rows]), torch.arange(len(rows))
     h = streams(lab, [fact], layer)[0].float()
     scale = recipe.lr * (h.norm() / len(h) ** 0.5 if recipe.lr_unit == "hidden" else 1.0)
     units = torch.zeros_like(h).requires_grad_()
     adam, reference = torch.optim.Adam([units], lr=1.0), None
     for step in range(recipe.steps):
         delta = scale * units
-        with replace(lab, "block", layer, lambda hidden, d=delta: hidden.index_put((each, lookup), d.to(hidden), True)):
+        added = lambda h, d=delta: h.index_put((each.to(h.device), lookup.to(h.device)), d.to(h), True)  # noqa: E731
+        with replace(lab, "block", layer, added):
             logp = lab.model(**batch, use_cache=False).logits.float().log_softmax(-1)
         said = [
             torch.stack([logp[i, at, t] for at, t in zip(r.answers, r.target, strict=True)]).mean()
@@ -54,7 +54,7 @@ def plain_target(lab: Lab, fact: Fact, recipe: Recipe, prefixes: Sequence[str]) 
         now = logp[drift, lookup[drift]]
         reference = now.detach() if reference is None else reference
         loss = -torch.stack(said).mean() + recipe.kl * (now.exp() * (now - reference)).sum()
-        loss = loss + recipe.decay * delta.norm() / h.norm() ** 2
+        loss = loss + recipe.decay * (delta.norm() / h.norm() ** 2).to(loss.device)
         if step == recipe.steps - 1 or loss < recipe.stop:
             break
         adam.zero_grad()

@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
+from kedit_lab.edit import descent, run, solvers, targets, weights
 from kedit_lab.edit import edit as module
-from kedit_lab.edit import run, solvers, targets, weights
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.recipes import find
 from kedit_lab.edit.run import edit
@@ -42,7 +42,7 @@ WIDE = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 3, "
         "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
 SPARE = 3 * 2**20  # bytes that Python may still take at a limit of memory
 POINTS: dict[str, tuple[Any, str]] = {  # where an edit is when it ends: what is called there
-    "targets": (targets, "forward"),
+    "targets": (descent, "forward"),
     "record": (Log, "append"),
     "keys": (run, "current"),
     "solve": (solvers.SOLVERS, "ridge"),

@@ -1,15 +1,19 @@
 """Models from a folder, already loaded ones, and ones that accelerate has spread: the same lab, or a clear refusal."""
 
+import gc
 import json
 import socket
+from copy import deepcopy
 
 import huggingface_hub.constants
 import pytest
 import torch
-from accelerate import cpu_offload, dispatch_model
+from accelerate import cpu_offload, disk_offload, dispatch_model
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import BertConfig, BertLMHeadModel
 
 import kedit_lab as kl
+from kedit_lab.model import offload, process
 from tests.pico.tiny import HEADS, INNER, KINDS, LAYERS, TEXTS, VOCAB, WIDTH, build
 
 FACT = kl.Fact("John Smith", "{}'s employer is", "Greek")
@@ -34,6 +38,16 @@ def test_dtype_and_device_map(folder):
     lab = kl.load(folder, torch.bfloat16, device_map={"": "cpu"})
     assert lab.anchor.dtype == torch.bfloat16
     assert lab.anchor.device.type == "cpu"
+
+
+def test_workers_spread_a_model_as_it_was(folder, monkeypatch):
+    places = {"model": "cpu", "lm_head": "cpu"}
+    lab = kl.load(folder, device_map=places)
+    lab.model.hf_device_map = places  # as transformers notes it where there are several devices
+    asked = []
+    monkeypatch.setattr(process, "load", lambda *how, **more: asked.append(how) or kl.load(*how, **more))
+    assert process.loaded(process.Source.of(lab)).fingerprint() == lab.fingerprint()
+    assert asked == [(str(folder), torch.float32, "cpu", places)]
 
 
 def test_an_unknown_folder_is_not_looked_for_on_the_network(tmp_path):
@@ -113,9 +127,106 @@ def test_a_model_with_blocks_on_two_devices(method, upper, tokenizer, tmp_path):
     assert found["nll"].to_numpy() == pytest.approx(plainly["nll"].to_numpy(), rel=1e-3)
 
 
-def test_offloaded_weights_are_refused(tokenizer):
-    model = cpu_offload(build(KINDS["llama"].config), torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"weights are offloaded, model\.\S+ the first; .*smaller dtype.*device_map"):
+@pytest.fixture
+def offloaded(tokenizer):
+    """offloaded(kind, device): a lab whose weights rest on the CPU, and whose modules run on a device."""
+    return lambda kind, device="cpu": kl.wrap(cpu_offload(build(KINDS[kind].config), torch.device(device)), tokenizer)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
+def test_a_model_offloaded_to_the_cpu_is_edited_like_any_other(kind, device, offloaded, tokenizer, tmp_path):
+    lab, plain = offloaded(kind, device), kl.wrap(build(KINDS[kind].config), tokenizer)
+    base = plain.fingerprint()
+    assert lab.fingerprint() == base
+    assert lab.anchor.device.type == device
+    assert f"cpu (offloaded, runs on {device}" in kl.doctor(lab, rate=(1e12, 1e11))["dtype and device"]
+    assert {p.device.type for p in lab.model.parameters()} == {"cpu"}
+    tied = lab.model.get_input_embeddings().weight is lab.model.get_output_embeddings().weight
+    assert tied == (plain.model.get_input_embeddings().weight is plain.model.get_output_embeddings().weight)
+    for method in ("memit", "ft-m", "lora"):
+        more = {"steps": 4, "lam": 1.0} if method == "memit" else {"epochs": 2, "stop": 0.0}
+        made, wanted = (kl.edit(x, [FACT], method, TEXTS, tmp_path, layers=(0, 1), **more) for x in (lab, plain))
+        assert set(made.deltas) == set(wanted.deltas)
+        for name, delta in made.deltas.items():
+            theirs = wanted.deltas[name].matrix()
+            torch.testing.assert_close(delta.matrix().cpu(), theirs, rtol=1e-3, atol=1e-5, check_dtype=False)
+        with made.applied(), wanted.applied():
+            assert lab.fingerprint() != base
+            told, plainly = (kl.evaluate(x, [FACT], kinds=["rewrite"])["nll"][0] for x in (lab, plain))
+        assert told == pytest.approx(plainly, rel=1e-3)
+        assert lab.fingerprint() == base
+
+
+def gradient(lab):
+    """Of the log-likelihood of a token, with respect to a shift of the first block's output; and the number itself."""
+    shift = torch.zeros(1, 1, WIDTH, requires_grad=True)
+    with torch.enable_grad(), kl.replace(lab, "block", 0, lambda hidden: hidden + shift):
+        said = lab.model(**lab.batch([[5, 6, 7]]), use_cache=False).logits.float().log_softmax(-1)[0, -1, 3]
+    return lambda: torch.autograd.grad(said, shift)[0]
+
+
+def test_a_pass_holds_copies_of_one_modules_weights_at_a_time(offloaded, tokenizer, monkeypatch):
+    """Also between the pass and its way back, which needs them all again; gradients are those of a model at home."""
+    lab, plain = offloaded("llama"), kl.wrap(build(KINDS["llama"].config), tokenizer)
+    lent, alive, copied = [], [], offload.copied
+
+    def noted(tensor, device):
+        alive.append(sum(not known.expired() for known in lent))
+        copy = copied(tensor, device)
+        lent.append(StorageWeakRef(copy.untyped_storage()))
+        return copy
+
+    monkeypatch.setattr(offload, "copied", noted)
+    back = gradient(lab)
+    there = len(lent)
+    assert all(known.expired() for known in lent)
+    torch.testing.assert_close(back(), gradient(plain)())
+    assert len(lent) > there
+    assert max(alive) <= 1
+
+
+def test_a_pass_without_a_way_back_leaves_nothing(offloaded):
+    """What an operation saves of its own result (RMSNorm's root) must not keep it alive."""
+    lab, kept = offloaded("llama"), []
+    for block in lab.arch.blocks:
+        block.register_forward_hook(lambda _m, _a, out: kept.append(StorageWeakRef(out.untyped_storage())))
+    gradient(lab)
+    gc.collect()
+    assert len(kept) == LAYERS
+    assert all(known.expired() for known in kept)
+
+
+def test_resting_weights_are_back_after_an_error_in_their_module(offloaded, monkeypatch):
+    lab = offloaded("llama")
+    before = {name: (p, p.clone()) for name, p in lab.model.named_parameters()}
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab.model(**lab.batch([[5, 6, 7]]))
+    assert all(p is before[name][0] and torch.equal(p, before[name][1]) for name, p in lab.model.named_parameters())
+
+
+def test_a_copy_of_an_offloaded_model_lends_its_own_weights(offloaded):
+    lab = offloaded("llama")
+    other = kl.wrap(deepcopy(lab.model), lab.tokenizer)
+    before, said = lab.fingerprint(), lab.ask("The city")
+    with torch.no_grad():
+        other.arch.mlp[0].module.weight.mul_(3)
+    assert lab.fingerprint() == before
+    assert lab.ask("The city").equals(said)
+    assert not other.ask("The city").equals(said)
+
+
+def test_a_model_that_accelerate_has_placed_is_not_copied_to_devices(offloaded, tmp_path):
+    with pytest.raises(ValueError, match="load it without device_map, or leave devices out"):
+        kl.second_moment(offloaded("llama"), 0, TEXTS, cache=tmp_path, devices=["cpu", "cpu"])
+
+
+def test_weights_offloaded_to_a_disk_are_refused(tokenizer, tmp_path):
+    model = disk_offload(build(KINDS["llama"].config), tmp_path, torch.device("cpu"))
+    with pytest.raises(
+        ValueError, match=r"weights are offloaded to a disk .*, model\.\S+ the first; .*device_map.*CPU"
+    ):
         kl.wrap(model, tokenizer)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kedit_lab.edit import targets
+from kedit_lab.edit import descent, targets
 from kedit_lab.edit.align import Alignment
 from kedit_lab.edit.bundles import folded
 from kedit_lab.edit.groups import group
@@ -13,6 +13,7 @@ from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys, streams
 from kedit_lab.measure.geometry import misalignment
 from kedit_lab.model import hooks
+from kedit_lab.model.tail import Tail
 from kedit_lab.study.plain import plain_target
 from kedit_lab.types import Fact
 
@@ -122,7 +123,7 @@ def test_running_the_few_again_changes_nothing(pico, monkeypatch, recipe):
     """Whether all rows go back or those still sought run again alone: the same values after the same passes."""
     found = {}
     for share in (0.0, 2.0):
-        monkeypatch.setattr(targets, "AGAIN", share)
+        monkeypatch.setattr(descent, "AGAIN", share)
         found[share] = values(pico, DISTINCT, recipe)
     assert [len(curve) for curve in found[0.0].curves] == [len(curve) for curve in found[2.0].curves]
     torch.testing.assert_close(found[2.0].z, found[0.0].z, **CLOSE)
@@ -330,8 +331,8 @@ def test_converged_groups_leave_and_stay_as_they_are(pico, monkeypatch):
     facts = DISTINCT + SAME
     steps = RECIPE.with_(steps=20)
     recipe = steps.with_(stop=between(values(pico, facts, steps).curves))
-    widths, run = [], targets.Tail.run
-    monkeypatch.setattr(targets.Tail, "run", lambda tail: widths.append(len(tail.hidden)) or run(tail))
+    widths, run = [], Tail.run
+    monkeypatch.setattr(Tail, "run", lambda tail: widths.append(len(tail.hidden)) or run(tail))
     found = values(pico, facts, recipe)
     lengths = [len(curve) for curve in found.curves]
     assert len(set(lengths)) > 1

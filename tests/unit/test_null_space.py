@@ -108,7 +108,7 @@ def test_null_space_needs_one():
 
 
 def test_null_space_is_found_late_and_once(monkeypatch):
-    """Only where no eigenvalue need be under the threshold is it looked for at once; copies share what is found."""
+    """That there is one is seen without looking for it; copies share what is found."""
     reads = []
     monkeypatch.setattr(solvers, "eigen", lambda c: reads.append(c) or torch.linalg.eigh(c))
     space = NullSpace(lambda: torch.diag(torch.tensor([0.5, 2.0])).double(), 1.0, 1.0)
@@ -118,8 +118,11 @@ def test_null_space_is_found_late_and_once(monkeypatch):
     assert len(reads) == 1
     assert other.past.equal(2 * torch.eye(2, dtype=torch.float64))
     assert space.past is None
-    NullSpace(torch.tensor([[2.0, 1.5], [1.5, 2.0]]), 1.0, 1.0)  # eigenvalues 0.5 and 3.5
-    assert len(reads) == 2
+    oblique = torch.tensor([[2.0, 1.5], [1.5, 2.0]])  # eigenvalues 0.5 and 3.5
+    NullSpace(oblique, 0.6, 1.0)
+    assert len(reads) == 1
+    with pytest.raises(ValueError, match=r"no eigenvalue of C is under threshold 0\.4 \(smallest: 0\.5\)"):
+        NullSpace(oblique, 0.4, 1.0)
 
 
 @given(SEEDS)

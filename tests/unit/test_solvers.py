@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedit_lab.edit.solvers import SPREADS, Preserved, cholesky, divided, mirror, ridge
+from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved, cholesky, divided, mirror, ridge
 from kedit_lab.extract.betas import betas
 from kedit_lab.types import Delta
 
@@ -198,10 +198,22 @@ def test_mirror_makes_symmetric(width):
 
 @pytest.mark.parametrize("d_k", [1, 6])
 def test_divided_is_the_inverse(d_k):
-    c, rows = moment(1, d_k), normal(2, d_k, 5).T  # not contiguous
-    kept = rows.clone()
-    torch.testing.assert_close(divided(rows, cholesky(c.clone())), rows @ torch.linalg.inv(c))
-    assert rows.equal(kept)
+    c, rows = moment(1, d_k), normal(2, 5, d_k)
+    wanted = rows @ torch.linalg.inv(c)
+    for own in (rows.T.contiguous().T, rows.clone()):
+        torch.testing.assert_close(divided(own, cholesky(c.clone())), wanted)
+
+
+@pytest.mark.parametrize("n", [2, 9])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_is_given_is_left_as_it_is(solver, n):
+    """Keys and residuals in float64 too, which the solvers could take for their own."""
+    given = normal(1, n, 6), normal(2, n, 4), normal(3, n, 6), moment(4, 6)
+    before = [tensor.clone() for tensor in given]
+    k, r, met, c = given
+    kept = NullSpace(c, 1e9, 1.0) if solver == "null-space" else Preserved(c, 1.0)
+    SOLVERS[solver](k, r, kept, **{"equality": {"met": met}, "relaxed": {"mu": 0.1}}.get(solver, {}))
+    assert all(map(torch.equal, given, before))
 
 
 def test_statistics_that_are_none():
