@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     check.add_argument("--facts", type=int, default=100, help="number of edits that the estimate is for")
     check.add_argument("--dtype", choices=DTYPES, default="float32")
     check.add_argument("--device", default="cpu")
-    check.add_argument("--device-map", default=None, help="auto: spread the layers over the devices that are there")
+    check.add_argument("--device-map", default=None, help="auto: spread the layers over devices and CPU")
     check.add_argument("--local-only", action="store_true", help="never ask the network")
     check.add_argument("--revision", default=None, help="a hub model's branch, tag or commit")
     guide = command("tour", run_tour)

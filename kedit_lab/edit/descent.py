@@ -104,9 +104,7 @@ class Search:
         self.bundles, self.variable, self.length = bundles, variable, h.norm(dim=2)
         self.adam = torch.optim.Adam([variable.units], lr=1.0)
         self.active = torch.ones(h.shape[1], dtype=torch.bool, device=h.device)
-        self.weight = torch.ones(
-            h.shape[1], device=h.device
-        )  # of the NLL; PMET lowers it once the target is the arg-max
+        self.weight = torch.ones(h.shape[1], device=h.device)  # of the NLL: PMET lowers it at the arg-max
         self.curves: list[list[float]] = [[] for _ in range(h.shape[1])]
 
     def likelihood(self, delta: Tensor) -> tuple[Tensor, ...]:
@@ -125,8 +123,7 @@ class Search:
     def judge(self, delta: Tensor, likely: Tensor, kl: Tensor, missed: Tensor) -> None:
         """Note the loss of every group that is still sought, and let those go that are where they should be."""
         loss = likely + self.beside(delta)
-        told = loss.tolist()
-        first = not any(self.curves)
+        told, first = loss.tolist(), not any(self.curves)
         for g in self.active.nonzero()[:, 0].tolist():
             self.curves[g].append(told[g])
         if self.recipe.start == "zero" or not first:
@@ -135,7 +132,7 @@ class Search:
         if self.recipe.settled:
             self.active &= ~((missed == 0) & (self.recipe.kl * kl <= SETTLED_KL))
 
-    def move(self, pull: Tensor, watch: Callable[[int, Tensor], object]) -> None:
+    def move(self, pull: Tensor, watch: Watch) -> None:
         """Adam's steps with the gradient of one pass; decay and alignment are taken anew at each."""
         for turn in range(self.recipe.reuse):
             self.adam.zero_grad()
@@ -147,7 +144,7 @@ class Search:
             self.adam.step()
             self.variable.settle(before, self.active)
 
-    def step(self, watch: Callable[[int, Tensor], object], last: bool) -> bool:
+    def step(self, watch: Watch, last: bool) -> bool:
         """One pass, and the steps of Adam that its gradient serves; False if there is nothing left to do."""
         delta = self.variable.delta.detach().requires_grad_()
         watch(0, delta[-1].detach())
@@ -184,7 +181,11 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     search = Search(lab, layer, recipe, h, bundles, Variable.of(h, norms, recipe), alignment)
     del bundles
     for step in range(recipe.steps):
-        seen = lambda turn, delta, step=step: watch and watch(step * recipe.reuse + turn, delta)  # noqa: E731
+
+        def seen(turn: int, delta: Tensor, begun: int = step * recipe.reuse) -> None:
+            if watch is not None:
+                watch(begun + turn, delta)
+
         if not search.step(seen, last=step == recipe.steps - 1):
             break
     return h[-1], search.variable.delta.detach()[-1], search.curves

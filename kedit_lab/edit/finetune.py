@@ -152,7 +152,7 @@ def adapters(lab: Lab, weights: Sequence[Projection], recipe: Tuning) -> Iterato
         for layer in layers.values():
             layer.lora_dropout.train()
             for factor in (layer.lora_A, layer.lora_B):
-                factor.to(runs_on(layer.base_layer))
+                factor.to(runs_on(layer.base_layer))  # peft puts them where the weight is, which may rest elsewhere
         yield (
             [p for p in wrapped.parameters() if p.requires_grad],
             lambda: None,

@@ -21,7 +21,7 @@ def largest(scores: Float[Tensor, "..."], share: float) -> Tensor:
     if not count:
         return torch.zeros_like(scores, dtype=torch.bool)
     least = float(np.partition(scores.flatten().cpu().numpy(), -count)[-count])
-    mask = (scores > least).flatten()
+    mask = ~(scores <= least).flatten()  # what is no number is kept, to be seen
     equal = (scores == least).flatten().nonzero()[:, 0]
     mask[equal[: count - int(mask.sum())]] = True
     return mask.view(scores.shape)

@@ -85,8 +85,8 @@ def mirror(matrix: Float[Tensor, "d_k d_k"]) -> None:
 
 
 def divided(rows: Float[Tensor, "facts d_k"], factor: Float[Tensor, "d_k d_k"]) -> Float[Tensor, "facts d_k"]:
-    """A⁻¹ k for every key k, with the lower factor of A; on a CPU in the keys' own memory, and without the copy of the
-    factor that torch would make. ``rows``: a copy in float64 (``whole``)."""
+    """A⁻¹ k for every key k, with the lower factor of A; on a CPU in the keys' own memory (float64, the caller's to
+    lose), and without the copy of the factor that torch would make."""
     if not rows.is_cpu:
         return torch.cholesky_solve(rows.T, factor).T
     found, _ = dpotrs(factor.numpy().T, rows.numpy().T, lower=0, overwrite_b=1)
@@ -120,8 +120,8 @@ def equality(
     own write it is met exactly (and changed by those behind it). As no key depends on this weight, the whole sequence
     is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
-    k, r, m = (rows.to(preserved.factor) for rows in (keys, residuals, met))
-    u = divided(whole(k), preserved.factor).T
+    r, m = residuals.to(preserved.factor), met.to(preserved.factor)
+    u = divided(whole(keys.to(r.device)), preserved.factor).T
     gain = m @ u
     own = gain.diagonal()
     written = torch.linalg.solve_triangular(gain / own, r, upper=False, unitriangular=True)
@@ -157,7 +157,7 @@ class NullSpace:
         self.threshold, self.read = threshold, second_moment if callable(second_moment) else lambda: second_moment
         self.find = cache(lambda: spared(self.read, threshold))  # large: found when it is needed, by all copies once
         if exceeds(self.read, threshold):
-            self.find()  # which says so now
+            self.find()  # to say so now
 
     @property
     def basis(self) -> Float[Tensor, "d_k null"]:

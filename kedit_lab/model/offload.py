@@ -6,7 +6,6 @@ is read and written like any other, and a copy of it on the device where it runs
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ class Lending:
 
     def __init__(self, module: nn.Module, device: torch.device, resting: list[tuple[dict, str, Tensor]]) -> None:
         self.plain, self.device, self.resting = module.forward, device, resting
-        update_wrapper(self, module.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.lent():
@@ -61,8 +59,8 @@ def settle(model: nn.Module) -> None:
     tied: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for hook in placing(module):
-            if hook.offload and not (hook.place_submodules or rest(module, hook, tied)):
-                return
+            if hook.offload and not hook.place_submodules:
+                rest(module, hook, tied)
 
 
 def placing(module: nn.Module) -> list[AlignDevicesHook]:
@@ -72,13 +70,12 @@ def placing(module: nn.Module) -> list[AlignDevicesHook]:
     return [one for one in hooks if isinstance(one, AlignDevicesHook)]
 
 
-def rest(module: nn.Module, hook: AlignDevicesHook, tied: dict[int, nn.Parameter]) -> bool:
-    """One module's weights in place, and its forward on copies of them; False, and nothing done, if they are no tensors
-    in memory."""
+def rest(module: nn.Module, hook: AlignDevicesHook, tied: dict[int, nn.Parameter]) -> None:
+    """One module's weights in place, and its forward on copies of them; nothing is done if they are on a disk."""
     held = module._parameters, module._buffers
     away = [(store, name) for store in held for name, tensor in store.items() if tensor is not None and tensor.is_meta]
     if away and hook.weights_map[away[0][1]] is not hook.weights_map[away[0][1]]:
-        return False  # read from a disk at every look
+        return  # read anew at every look
     for store, name in away:
         tensor = hook.weights_map[name]
         if store is module._parameters:
@@ -88,7 +85,6 @@ def rest(module: nn.Module, hook: AlignDevicesHook, tied: dict[int, nn.Parameter
     if away:
         resting = [(store, name, store[name]) for store, name in away]
         module.forward = Lending(module, torch.device(hook.execution_device), resting)
-    return True
 
 
 def offloaded(module: nn.Module) -> bool:
@@ -98,7 +94,7 @@ def offloaded(module: nn.Module) -> bool:
 
 def runs_on(module: nn.Module) -> torch.device:
     """The device on which a module with a weight runs."""
-    return module.forward.device if isinstance(module.forward, Lending) else module.weight.device
+    return module.forward.device if offloaded(module) else module.weight.device
 
 
 def spread(model: nn.Module) -> bool:

@@ -83,9 +83,11 @@ def quietly(found: Generator[Any, None, None]) -> Iterator[Any]:
 
 
 def own_chance() -> AbstractContextManager[None]:
-    """Whatever is drawn or seeded inside, every generator is behind it as it was before; all devices are named, as
-    PyTorch warns where there are several and none is."""
-    return torch.random.fork_rng(range(torch.accelerator.device_count()))
+    """Whatever is drawn or seeded inside, every generator is behind it as it was before. Several devices are named:
+    PyTorch warns where they are not."""
+    kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    named = {"devices": range(count), "device_type": kind.type} if kind is not None and count > 1 else {}
+    return torch.random.fork_rng(**named)
 
 
 def trim() -> None:

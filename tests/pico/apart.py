@@ -66,14 +66,13 @@ def edited(method: str) -> Callable[[kl.Lab, Path], Any]:
 def kept(lab: kl.Lab, folder: Path) -> Any:
     """An edit through its file, as a whole model and as an adapter."""
     made = make(lab, "memit", folder, **BOTH)
-    own = folder / f"{os.getpid()}-{lab.anchor.device.type}-{id(lab)}"
-    again = Edit.load(made.save(own / "an.edit"), lab)
+    again = Edit.load(made.save(folder / "an.edit"), lab)
     with again.applied():
         now = kl.evaluate(lab, FACTS)["nll"]
     if any(isinstance(p, pretend.Pretended) for p in lab.model.parameters()):  # safetensors asks for their address
         return now, now
-    made.to_peft(own / "peft", rank=8)
-    return now, kl.evaluate(kl.load(made.export(own / "whole")), FACTS)["nll"]
+    made.to_peft(folder / "peft", rank=8)
+    return now, kl.evaluate(kl.load(made.export(folder / "whole")), FACTS)["nll"]
 
 
 def in_sequence(method: str) -> Callable[[kl.Lab, Path], Any]:
@@ -125,18 +124,25 @@ def numbers(found: Any) -> Iterator[float]:
             yield from numbers(part)
 
 
+def alone(tool: Callable[[kl.Lab, Path], Any], lab: kl.Lab, folder: Path) -> Any:
+    """What a tool gives with a folder of its own for all that is kept: labs of the same weights would share it."""
+    folder.mkdir(exist_ok=True)
+    os.environ["KEDIT_LAB_CACHE"] = str(folder)
+    return tool(lab, folder)
+
+
 def main(kind: str, lower: str, upper: str, main_device: str, folder: str) -> None:
     """Try everything on both, and print what is not the same."""
     torch.set_num_threads(1)
-    os.environ["KEDIT_LAB_CACHE"] = folder
     moments.lab_text = lambda *_, **__: list(TEXTS)
     device = pretend.register()
     with pretend.pretending():
-        labs = [spread(kind, lower, upper, main_device), kl.wrap(build(KINDS[kind].config), byte_level())]
+        plain = kl.wrap(build(KINDS[kind].config), byte_level())
+        labs = {Path(folder, "spread"): spread(kind, lower, upper, main_device), Path(folder, "plain"): plain}
         for name, tool in TOOLS.items():
             wrong = ""
             try:
-                ours, theirs = (np.array(list(numbers(tool(lab, Path(folder))))) for lab in labs)
+                ours, theirs = (np.array(list(numbers(alone(tool, lab, own)))) for own, lab in labs.items())
                 np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=5e-5)
             except Exception:
                 wrong = traceback.format_exc()

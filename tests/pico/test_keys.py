@@ -7,7 +7,7 @@ import kedit_lab.extract.keys as module
 from kedit_lab.extract.keys import contexts, grouped_mean, keys, read, streams, values
 from kedit_lab.model.lab import make_lab
 from kedit_lab.types import Fact
-from tests.pico.tiny import KINDS, LAYERS, build, sentence_piece
+from tests.pico.tiny import INNER, KINDS, LAYERS, build, sentence_piece
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}  # float32: another batch and another padding sum in another order
 PREFIXES = ("The. ", "Because you asked, we went to London. ")
@@ -112,16 +112,34 @@ def test_means_are_taken_some_facts_at_a_time(pico, monkeypatch):
     torch.testing.assert_close(found[1], grouped_mean(whole), **CLOSE)
 
 
-def test_chunk_is_the_most_rows_of_a_pass(make, monkeypatch):
+@pytest.fixture
+def passes(make):
+    """passes(prefixes): the rows of every pass in which keys of all facts are read."""
     lab, rows = make("gpt2"), []
     handle = lab.arch.blocks[0].register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
+
+    def read(prefixes):
+        rows.clear()
+        keys(lab, FACTS, 1, prefixes)
+        return rows
+
+    yield read
+    handle.remove()
+
+
+def test_chunk_is_the_most_rows_of_a_pass(passes, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", (8, 8))
-    try:
-        keys(lab, FACTS, 1, PREFIXES)
-    finally:
-        handle.remove()
+    rows = passes(PREFIXES)
     assert max(rows) == 8
     assert rows[-1] == 7  # fifteen in all: the last pass of the second chunk
+
+
+@pytest.mark.parametrize(("wide", "rows"), [(5, [5]), (3, [3, 2]), (1, [2, 2, 1])])
+def test_wide_keys_are_read_few_at_a_time(passes, monkeypatch, wide, rows):
+    monkeypatch.setattr(module, "WIDE", wide * INNER)
+    monkeypatch.setattr(module, "LEAST", 2)
+    monkeypatch.setattr(module, "PASSES", 10)
+    assert passes(None) == rows
 
 
 def test_nothing_above_the_layer_runs(pico):

@@ -222,6 +222,15 @@ def test_a_model_that_accelerate_has_placed_is_not_copied_to_devices(offloaded, 
         kl.second_moment(offloaded("llama"), 0, TEXTS, cache=tmp_path, devices=["cpu", "cpu"])
 
 
+def test_weights_on_a_disk_are_told_from_those_on_the_cpu(tokenizer, tmp_path):
+    model, blocks = build(KINDS["llama"].config), {f"model.layers.{i}": "cpu" for i in range(1, LAYERS)}
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    model = dispatch_model(model, {"model.layers.0": "disk"} | blocks | places, "cpu", offload_dir=tmp_path)
+    there = len(list(model.model.layers[0].parameters()))
+    with pytest.raises(ValueError, match=rf"^{there} weights are offloaded to a disk .*, model\.layers\.0\."):
+        kl.wrap(model, tokenizer)
+
+
 def test_weights_offloaded_to_a_disk_are_refused(tokenizer, tmp_path):
     model = disk_offload(build(KINDS["llama"].config), tmp_path, torch.device("cpu"))
     with pytest.raises(

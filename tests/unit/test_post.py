@@ -38,6 +38,12 @@ def test_rect(seed, keep):
     assert torch.equal(rect_delta(delta * 7.0, weight, keep).matrix() != 0, kept)
 
 
+def test_what_is_no_number_is_not_hidden():
+    change = torch.tensor([[float("nan"), 1.0, 2.0, 3.0]]).double()
+    assert largest(change, 0.5).tolist() == [[True, False, False, True]]
+    assert rect_delta(Dense(change), torch.ones(1, 4), 0.5).matrix().isnan().any()
+
+
 def test_rect_at_its_ends():
     delta, weight = Dense(normal(0, 4, 6)), normal(1, 4, 6)
     assert torch.equal(rect_delta(delta, weight, 1.0).matrix(), delta.change)

@@ -1,11 +1,14 @@
-"""Results of joblib's workers: in order, as they come, whatever the backend can do."""
+"""Results of joblib's workers: in order, as they come, whatever the backend can do; and chance of one's own."""
+
+from contextlib import nullcontext
 
 import pytest
+import torch
 from joblib import delayed, register_parallel_backend
 from joblib._parallel_backends import ThreadingBackend
 from joblib.parallel import get_active_backend
 
-from kedit_lab.model.process import results
+from kedit_lab.model.process import own_chance, results
 
 
 class Lists(ThreadingBackend):
@@ -55,3 +58,19 @@ def test_who_has_enough_may_go(backend):
     found = results((delayed(abs)(number) for number in range(40)), 2, backend)
     assert next(found) == 0
     found.close()
+
+
+def test_chance_inside_leaves_the_outside_as_it_was():
+    before = torch.get_rng_state()
+    with own_chance():
+        torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_several_devices_are_named_with_their_kind(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    named = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda **told: named.append(told) or nullcontext())
+    with own_chance():
+        assert named == [{"devices": range(2), "device_type": "xpu"}]
