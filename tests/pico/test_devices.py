@@ -13,7 +13,6 @@ PLACES = {  # lower blocks, upper blocks, where the CPU's would run
     "upper blocks and head offloaded to the CPU": ("llama", "pretend:0", "cpu", "pretend:0"),
     "lower blocks offloaded to the CPU": ("gpt2", "cpu", "pretend:0", "pretend:0"),
     "everything offloaded, embedding and head tied": ("qwen2", "cpu", "cpu", "pretend:0"),
-    "all on one device": ("gpt2", "pretend:0", "pretend:0", "pretend:0"),
 }
 
 
