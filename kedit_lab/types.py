@@ -130,9 +130,12 @@ class Delta:
 
 @dataclass(frozen=True)
 class Dense:
-    """A change of one weight that has no small factors (pruned, clamped or trained), in the orientation v = W k."""
+    """A change of one weight that has no small factors, in the orientation v = W k: pruned, clamped or trained, or
+    solved for more facts than keys have dimensions; ``left`` then holds their residuals, as a ``Delta``'s does.
+    """
 
     change: Float[Tensor, "d_out d_k"]
+    left: Float[Tensor, "d_out facts"] | None = None
 
     def matrix(self) -> Float[Tensor, "d_out d_k"]:
         """ΔW itself."""
@@ -143,10 +146,11 @@ class Dense:
         return float(self.change.double().norm())
 
     def __mul__(self, factor: float | int) -> "Dense":
-        return Dense(self.change * factor)
+        return Dense(self.change * factor, None if self.left is None else self.left * factor)
 
     def __add__(self, other: "Delta | Dense") -> "Dense":
-        return Dense(self.change + other.matrix().to(self.change))
+        left = None if self.left is None or other.left is None else torch.cat([self.left, other.left.to(self.left)], 1)
+        return Dense(self.change + other.matrix().to(self.change), left)
 
 
 @dataclass(frozen=True)

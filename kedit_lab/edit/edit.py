@@ -148,8 +148,8 @@ class Edit:
         path = Path(path)
         tensors = {}
         for name, delta in self.deltas.items():
-            for part, tensor in vars(delta).items():
-                tensors[f"{name}/{part}"] = tensor.contiguous().cpu()
+            parts = {part: tensor for part, tensor in vars(delta).items() if tensor is not None}
+            tensors |= {f"{name}/{part}": tensor.contiguous().cpu() for part, tensor in parts.items()}
         manifest = {
             "format": FORMAT,
             "base": self.base,

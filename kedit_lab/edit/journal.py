@@ -76,7 +76,8 @@ def described(lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) ->
     """What a folder is bound to: the weights, the recipe, the facts, and the form in which they are posed."""
     facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
     told = {"base": lab.fingerprint(), "recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
-    return told if lab.chat is None else told | {"chat": True}
+    told |= {} if lab.chat is None else {"chat": True}
+    return told if lab.work is None else told | {"work": lab.work}
 
 
 def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None = None, memory: Memory | None = None,
@@ -108,7 +109,8 @@ def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
     text = len(facts) * (12 * lab.arch.d_model + 24 * recipe.steps)
     if recipe.post == "rect":
         return text + sum(8 * p.d_in * p.d_out for p in weights)
-    return text + sum(8 * len(facts) * (p.d_in + p.d_out) for p in weights)
+    n = len(facts)
+    return text + sum(8 * p.d_out * n + 8 * p.d_in * (n if n < p.d_in else p.d_out) for p in weights)
 
 
 def prepared(folder: Path, lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, asked: dict[str, Any]) -> Edit | None:

@@ -26,7 +26,7 @@ from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import trim
-from kedit_lab.types import Delta, Fact, Memory, NoUpdate
+from kedit_lab.types import Fact, Memory, NoUpdate
 
 LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
 ZERO = "the update is zero: the model says these targets already, or lr, clamp or steps is too small"
@@ -119,7 +119,7 @@ def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: 
 
 def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
            preserved: dict[int, Any], clock: dict[str, float], watch: targets.Watch | None = None,
-           log: journal.Journal | None = None) -> tuple[dict[str, Delta], list, list[int]]:  # fmt: skip
+           log: journal.Journal | None = None) -> tuple[dict[str, Change], list, list[int]]:  # fmt: skip
     """(deltas, loss curves, sizes of key clusters) of facts that are edited together."""
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
     with timed(clock, "targets"):
@@ -130,8 +130,10 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
         if recipe.alone and recipe.block:
             return {}, found.curves, []  # other blocks may still change something
         raise NoUpdate(ZERO, found.curves)
-    deltas, shared = solve(lab, facts, recipe, prefixes, found, preserved, clock)
-    return deltas, found.curves, shared
+    z, known, curves = found.z, found.keys, found.curves
+    del found
+    deltas, shared = solve(lab, facts, recipe, prefixes, z, preserved, clock, known)
+    return deltas, curves, shared
 
 
 @dataclass(frozen=True)
@@ -157,23 +159,24 @@ class Basis:
         return cls(lab.prefixes(recipe.prefixes, recipe.prefix_length), preserved)
 
 
-def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], found: targets.Targets,
-          preserved: dict[int, Any], clock: dict[str, float]) -> tuple[dict[str, Delta], list[int]]:  # fmt: skip
+def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], z: Tensor,
+          preserved: dict[int, Any], clock: dict[str, float],
+          known: Tensor | None = None) -> tuple[dict[str, Change], list[int]]:  # fmt: skip
     """(deltas per weight, sizes of key clusters): each layer writes its share of what is still missing at the last one.
 
-    Keys and current values of a layer are read with the earlier layers' updates in place, as in the reference code.
-    ``preserved`` is emptied on the way: statistics are large.
+    Keys and current values of a layer are read with the earlier layers' updates in place, as in the reference code,
+    unless the means of the only layer are ``known``. ``preserved`` is emptied on the way: statistics are large.
     """
-    deltas: dict[str, Delta] = {}
+    known = known if len(recipe.layers) == 1 else None  # nothing is changed below it
+    deltas: dict[str, Change] = {}
     originals: dict[str, Tensor] = {}
     shared: list[int] = []
     try:
         for index, layer in enumerate(recipe.layers):
-            large = 8 * lab.arch.mlp[layer].d_in ** 2 >= LARGE
+            large = lab.work is not None or 8 * lab.arch.mlp[layer].d_in ** 2 >= LARGE
             with timed(clock, "keys"):
                 if large:
                     trim()  # what the passes of the targets held
-                known = found.keys if len(recipe.layers) == 1 else None  # of a layer that nothing has changed below
                 k, met, now = current(lab, facts, recipe, layer, prefixes, known)
                 if large:
                     trim()  # what these passes held, before the solve asks for d_k x d_k
@@ -184,7 +187,9 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
                 with timed(clock, "statistics"):
                     kept.find()
             with timed(clock, "solve"):
-                delta = SOLVERS[recipe.solver](k, (found.z - now.to(found.z)) * share, kept, **extra)
+                missing = (z - now.to(z)).mul_(share)
+                del now
+                delta = SOLVERS[recipe.solver](k, missing, kept, **extra)
             del kept
             deltas[projection.name] = delta
             if layer == recipe.layers[-1]:

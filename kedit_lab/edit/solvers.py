@@ -14,9 +14,9 @@ from scipy.linalg import eigh
 from scipy.linalg.lapack import dpotrf, dpotrs
 from torch import Tensor
 
-from kedit_lab.types import Delta
+from kedit_lab.types import Delta, Dense
 
-BLOCK = 128  # rows of a matrix that are mirrored together
+BLOCK = 32  # rows of a matrix that are mirrored, or keys that are summed, together
 SPREADS: dict[str, Callable[[int], float]] = {
     "1/m": lambda m: 1 / m,  # MEMIT: each of the m layers still to be edited takes an equal part
     "1/sqrt(m)": lambda m: 1 / sqrt(m),  # PMET
@@ -30,13 +30,12 @@ class Preserved:
     def __init__(self, second_moment: Tensor | Callable[[], Tensor], lam: float) -> None:
         if not lam > 0:
             raise ValueError(f"lam is {lam}; the weight λ of the preserved keys must be positive")
-        self.read = second_moment if callable(second_moment) else lambda: second_moment
-        self.lam = lam
+        self.read, self.lam = reading(second_moment), lam
 
     @property
     def matrix(self) -> Float[Tensor, "d_k d_k"]:
         """λC in float64, made anew at every call: large, and the factor is mostly all that is needed."""
-        return whole(self.read()).mul_(self.lam)
+        return self.read().mul_(self.lam)
 
     def with_past(self, past: Float[Tensor, "d_k d_k"]) -> "Preserved":
         """λC + Σ k kᵀ over the keys of earlier batches, as in MEMIT's sequential form."""
@@ -47,6 +46,13 @@ class Preserved:
     def factor(self) -> Float[Tensor, "d_k d_k"]:
         """Cholesky factor of λC."""
         return cholesky(self.matrix)
+
+
+def reading(second_moment: Tensor | Callable[[], Tensor]) -> Callable[[], Float[Tensor, "d_k d_k"]]:
+    """A function that gives C in float64, every time anew, and the caller's to work in."""
+    if not callable(second_moment):
+        return lambda: whole(second_moment)
+    return lambda: second_moment().to(torch.float64, memory_format=torch.contiguous_format)
 
 
 def whole(matrix: Tensor) -> Tensor:
@@ -93,10 +99,13 @@ def divided(rows: Float[Tensor, "facts d_k"], factor: Float[Tensor, "d_k d_k"]) 
     return torch.from_numpy(found.T)
 
 
-def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved) -> Delta:
+def ridge(
+    keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved
+) -> Delta | Dense:
     """Δ = R Kᵀ (λC + K Kᵀ)⁻¹ (MEMIT, Eq. 14): minimises ‖ΔK - R‖² + λ tr(Δ C Δᵀ). Float64 throughout.
 
-    With fewer facts than key dimensions the equal Woodbury form Δ = R (KᵀQK + I)⁻¹ KᵀQ with Q = (λC)⁻¹ is cheaper.
+    With fewer facts than key dimensions the equal Woodbury form Δ = R (KᵀQK + I)⁻¹ KᵀQ with Q = (λC)⁻¹ is cheaper, and
+    its factors are smaller than Δ; with more, Δ is found itself, from K Kᵀ and R Kᵀ, to which keys are added in blocks.
     """
     if len(keys) < keys.shape[1]:
         k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
@@ -104,8 +113,12 @@ def ridge(keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_ou
         inner = k @ spread.T + torch.eye(len(k), dtype=k.dtype, device=k.device)
         return Delta(r.T, torch.linalg.solve(inner, spread).T)
     matrix = preserved.matrix
-    k, r = whole(keys.to(matrix.device)), residuals.to(matrix)
-    return Delta(r.T, divided(k, cholesky(matrix.addmm_(k.T, k))).T)
+    written = matrix.new_zeros(residuals.shape[1], keys.shape[1])
+    for start in range(0, len(keys), BLOCK):
+        k, r = (rows[start : start + BLOCK].to(matrix) for rows in (keys, residuals))
+        matrix.addmm_(k.T, k)
+        written.addmm_(r.T, k)
+    return Dense(divided(written, cholesky(matrix)), residuals.T)
 
 
 def equality(
@@ -154,7 +167,7 @@ class NullSpace:
             raise ValueError(f"gamma is {gamma}; the weight γ of the identity must be positive")
         self.gamma = gamma
         self.past: Float[Tensor, "d_k d_k"] | None = None
-        self.threshold, self.read = threshold, second_moment if callable(second_moment) else lambda: second_moment
+        self.threshold, self.read = threshold, reading(second_moment)
         self.find = cache(lambda: spared(self.read, threshold))  # large: found when it is needed, by all copies once
         if exceeds(self.read, threshold):
             self.find()  # to say so now
@@ -173,18 +186,14 @@ class NullSpace:
 
 def exceeds(read: Callable[[], Tensor], threshold: float) -> bool:
     """Whether all eigenvalues of C are over a threshold: its diagonal is, and C - threshold·I has a Cholesky factor."""
-    matrix = read()
-    if matrix.diagonal().min() < threshold:
-        return False
-    shifted = whole(matrix)
-    del matrix
+    shifted = read()
     shifted.diagonal().sub_(threshold)
-    return not factored(shifted)[1]
+    return bool(shifted.diagonal().min() >= 0) and not factored(shifted)[1]
 
 
 def spared(read: Callable[[], Tensor], threshold: float) -> Float[Tensor, "d_k null"]:
     """The eigenvectors of C with eigenvalues under the threshold; C itself is let go first."""
-    spectrum, vectors = eigen(whole(read()))
+    spectrum, vectors = eigen(read())
     if not spectrum[0] < threshold:
         raise ValueError(
             f"no eigenvalue of C is under threshold {threshold} (smallest: {float(spectrum[0]):.3g}); raise it"
@@ -202,20 +211,24 @@ def eigen(matrix: Float[Tensor, "d_k d_k"]) -> tuple[Float[Tensor, " d_k"], Floa
 
 def null_space(
     keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: NullSpace
-) -> Delta:
+) -> Delta | Dense:
     """Δ = R Kᵀ P (P (K Kᵀ + S) P + γI)⁻¹ (AlphaEdit, Eq. 14): ΔP = Δ, so what C spans is untouched.
 
-    Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64.
+    Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64; as
+    factors, or itself where it is smaller: with more facts than keys have dimensions.
     """
     k = keys.to(preserved.basis) @ preserved.basis
     bracket = k.T @ k
     bracket.diagonal().add_(preserved.gamma)
     if preserved.past is not None:
         bracket += preserved.basis.T @ preserved.past.to(k) @ preserved.basis
-    return Delta(residuals.to(k).T, preserved.basis @ divided(k, cholesky(bracket)).T)
+    factor = cholesky(bracket)
+    if len(keys) < keys.shape[1]:
+        return Delta(residuals.to(k).T, preserved.basis @ divided(k, factor).T)
+    return Dense(divided(residuals.to(k).T @ k, factor) @ preserved.basis.T, residuals.T)
 
 
-SOLVERS: dict[str, Callable[..., Delta]] = {
+SOLVERS: dict[str, Callable[..., Delta | Dense]] = {
     "ridge": ridge,
     "null-space": null_space,
     "equality": equality,

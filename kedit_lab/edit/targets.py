@@ -53,9 +53,9 @@ def questions(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], 
 
 
 def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
-    """Tokens of one batched pass of the tail, so that what it holds is about a sixth of the model, or half of what the
-    model leaves of a GPU's own memory (of the fullest), where few tokens leave most of it idle; or ``room``, if that is
-    more.
+    """Tokens of one batched pass of the tail, so that what it holds is about ``lab.work`` bytes; where that is None, a
+    sixth of the model, or half of what the model leaves of a GPU's own memory (of the fullest), where few tokens leave
+    most of it idle; or ``room``, if that is more.
 
     Counted per token: some ten vectors of the residual stream and eight keys a block from ``start`` on, logits twice.
     """
@@ -66,8 +66,8 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
         sizes[p.device] += p.numel() * p.element_size()
     cards = {tensor.device for tensor in (lab.anchor, *lab.model.parameters()) if tensor.is_cuda}
     left = [torch.cuda.mem_get_info(card)[1] - sizes[card] for card in cards]  # the same at every run
-    free = min(left) / 2 if left else sizes.total() / 6
-    return max(1, int(max(ROOM if room is None else room, free) / (held * lab.anchor.element_size())))
+    free = max(ROOM if room is None else room, min(left) / 2 if left else sizes.total() / 6)
+    return max(1, int((free if lab.work is None else lab.work) / (held * lab.anchor.element_size())))
 
 
 def batches(asked: list[list[Asked]], tokens: int, turns: Sequence[int] | None = None,

@@ -14,6 +14,7 @@ from kedit_lab.types import Fact
 
 CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, on another device
 WIDE, LEAST = 2**17, 16  # numbers in one key of every row that a CPU's pass may hold, but so many rows it does
+ROW = 128  # keys that a row of a pass holds, about, its past among them
 PASSES = 16  # passes whose states are held at once where means of them are all that is kept
 Prefixes = Sequence[str] | None | Literal["auto"]
 
@@ -55,8 +56,11 @@ def read(
 
 
 def rows_of_a_pass(lab: Lab) -> int:
-    """Rows that are read together: few on a CPU, as in the reference implementation, and fewer where keys are wide."""
-    return min(CHUNK[0], max(LEAST, WIDE // lab.arch.d_k)) if lab.anchor.is_cpu else CHUNK[1]
+    """Rows that are read together: few on a CPU, as in the reference implementation, and fewer where keys are wide; no
+    more than hold about ``lab.work`` bytes."""
+    rows = min(CHUNK[0], max(LEAST, WIDE // lab.arch.d_k)) if lab.anchor.is_cpu else CHUNK[1]
+    held = ROW * lab.arch.d_k * lab.anchor.element_size()
+    return rows if lab.work is None else max(1, min(rows, lab.work // held))
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def second_moment(
     with the same result; the backend may be a cluster's, see ``kl.sweep``. With ``devices`` ("cuda:0", "cuda:1", ...)
     a copy of the model on each of them does, in threads of this process.
     """
-    return stored(lab, layer, texts, cache, progress, tolerance, jobs, backend, devices)()
+    return stored(lab, layer, texts, cache, progress, tolerance, jobs, backend, devices)().float()
 
 
 def moment_drift(
@@ -154,11 +154,13 @@ def piece(lab: Lab, layer: int, texts: Sequence[str]) -> tuple[Float[Tensor, "d_
 
 
 def moment_in(path: Path, d_k: int, device: torch.device) -> Float[Tensor, "d_k d_k"]:
-    """C of a finished file."""
+    """C of a finished file, to the precision of float32, in float64, as solvers need it."""
     state = restore(path, d_k)
     if not state.finished:
         raise FileNotFoundError(f"{path} was deleted while an edit needed it; edit again")
-    return state.total.div_(state.tokens).float().to(device)
+    for rows in state.total.split(PIECE):
+        rows.copy_(rows.div_(state.tokens).float())
+    return state.total.to(device)
 
 
 @torch.no_grad()

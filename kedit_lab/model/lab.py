@@ -34,7 +34,7 @@ from kedit_lab.paths import data_dir
 from kedit_lab.types import Fact
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
-STRIDE = 1 << 20  # entries that a checksum takes at a time
+STRIDE, PIECE = 1 << 20, 1 << 16  # entries whose products a checksum sums as they wrap, and takes at a time
 
 
 @cache
@@ -48,7 +48,8 @@ class Lab:
     """What a notebook holds: ``model`` and ``tokenizer`` are Hugging Face's own objects, ``arch`` their parts.
 
     With a ``chat`` every prompt is posed in the tokenizer's chat template (see ``Chat``), for keys, targets, metrics
-    and generation alike. Plain text (prefixes, second moments, perplexity) is read as it is.
+    and generation alike. Plain text (prefixes, second moments, perplexity) is read as it is. ``work`` is how many bytes
+    a pass of an edit may hold beside the model; None: as many as make it fast.
     """
 
     model: Any
@@ -56,6 +57,7 @@ class Lab:
     arch: Arch
     name: str = ""
     chat: Chat | None = None
+    work: int | None = None
 
     @property
     def anchor(self) -> Tensor:
@@ -173,14 +175,17 @@ class Lab:
 
 @torch.no_grad()
 def checksum(tensor: Tensor) -> int:
-    """A sum over a tensor's bits, weighted by position, that changes with any entry (in slices: a few MB at a time)."""
+    """A sum over a tensor's bits, weighted by position, that changes with any entry."""
     sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = tensor.detach().contiguous().flatten().view(sizes[tensor.element_size()])
-    total = 0
-    for start in range(0, len(bits), STRIDE):
-        part = bits[start : start + STRIDE].long()
-        place = torch.arange(start + 1, start + 1 + len(part), device=part.device) * 2_654_435_761 % 2_147_483_647
-        total += int((part * place).sum())
+    total, piece = 0, PIECE if bits.is_cpu else STRIDE
+    for stride in range(0, len(bits), STRIDE):
+        found = torch.zeros((), dtype=torch.int64, device=bits.device)
+        for start in range(stride, min(stride + STRIDE, len(bits)), piece):
+            part = bits[start : start + piece].long()
+            place = torch.arange(start + 1, start + 1 + len(part), device=part.device) * 2_654_435_761 % 2_147_483_647
+            found += (part * place).sum()
+        total += int(found)
     return total
 
 
@@ -189,14 +194,17 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False) -> Lab:
+def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False,
+             work: float | int | None = None) -> Lab:  # fmt: skip
     """A lab around an already loaded model and tokenizer (``kl.wrap``): evaluation mode, no gradients for weights.
 
     The model may be spread over devices by accelerate, if all its weights are in memory: those that it has offloaded to
     the CPU rest in their modules from now on (see ``offload``). With ``chat`` prompts are posed in the tokenizer's chat
-    template. Raises ValueError where weights are on a disk, quantised, NaN or infinite, for models that are not causal,
-    and for a chat without a template.
+    template; ``work``: see ``load``. Raises ValueError where weights are on a disk, quantised, NaN or infinite, for
+    models that are not causal, for a chat without a template, and where ``work`` is no positive number.
     """
+    if work is not None and not 0 < work < float("inf"):
+        raise ValueError(f"work is {work!r}; give the bytes that a pass may hold, above zero, or None")
     arch = Arch.of(model)
     model.eval().requires_grad_(False)
     settle(model)
@@ -207,7 +215,7 @@ def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False) -> 
             "reads and writes weights in memory: use a smaller dtype (bfloat16), or a device_map whose devices and CPU "
             "hold the whole model"
         )
-    lab = Lab(model, tokenizer, arch, name, Chat.of(tokenizer) if chat else None)
+    lab = Lab(model, tokenizer, arch, name, Chat.of(tokenizer) if chat else None, None if work is None else int(work))
     for path, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinite values; load an undamaged checkpoint")
@@ -235,16 +243,18 @@ def check_logits(lab: Lab) -> None:
 
 def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
          device_map: str | dict[str, Any] | None = None, local_only: bool = False,
-         revision: str | None = None, chat: bool = False) -> Lab:  # fmt: skip
+         revision: str | None = None, chat: bool = False, work: float | int | None = None) -> Lab:  # fmt: skip
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
 
     ``device_map`` ("auto", or a dict from module paths to devices) lets accelerate spread the layers over several
     devices instead; what it offloads to the CPU is copied to the device module by module in every pass, what it
     offloads to a disk is refused. ``revision`` is a hub model's branch, tag or commit; with ``local_only`` nothing is
     asked of the network. Safetensors only, no remote code. With ``chat`` prompts are posed in the tokenizer's chat
-    template (``lab.with_chat()`` does it later). A model that is loaded already goes into ``kl.wrap(model,
-    tokenizer)``. Raises OSError (from transformers) for an unknown name and ValueError for a model that cannot be
-    edited, or a chat without a template.
+    template (``lab.with_chat()`` does it later). ``work`` bytes are what a pass of an edit may hold beside the model
+    (None: half of what a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more): with less
+    an edit is slower. A model that is loaded already goes into ``kl.wrap(model, tokenizer)``. Raises OSError (from
+    transformers) for an unknown name and ValueError for a model that cannot be edited, a chat without a template, or
+    ``work`` that is no positive number.
     """
     path = path or data_dir() / "lab-model"
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
@@ -253,7 +263,7 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     placed = {} if device_map is None else {"device_map": device_map}
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options, **placed)
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    return make_lab(model if placed else model.to(device), tokenizer, str(path), chat)
+    return make_lab(model if placed else model.to(device), tokenizer, str(path), chat, work)
 
 
 def chunks(items: Sequence, size: int) -> Iterator[Sequence]:

@@ -26,13 +26,14 @@ class Source:
     dtype: str
     device: str
     chat: bool
+    work: int | None = None
     places: tuple[tuple[str, Any], ...] = ()  # modules and devices, where accelerate has spread the model
 
     @classmethod
     def of(cls, lab: Lab) -> "Source":
         dtype, device = str(lab.anchor.dtype).removeprefix("torch."), str(lab.anchor.device)
         spread = tuple(getattr(lab.model, "hf_device_map", {}).items())
-        return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None, spread)
+        return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None, lab.work, spread)
 
 
 def share(jobs: int) -> int:
@@ -44,7 +45,7 @@ def share(jobs: int) -> int:
 def loaded(source: Source) -> Lab:
     """A worker's own copy of the model, loaded once. Raises ValueError if it is not the model that was asked about."""
     dtype, places = getattr(torch, source.dtype), dict(source.places) or None
-    lab = load(source.name, dtype, source.device, places, chat=source.chat)
+    lab = load(source.name, dtype, source.device, places, chat=source.chat, work=source.work)
     if lab.fingerprint() != source.base:
         raise ValueError(
             f"{source.name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1"

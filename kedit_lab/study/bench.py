@@ -16,6 +16,7 @@ from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.recipes import TABLE, find
 from kedit_lab.edit.run import edit
 from kedit_lab.edit.solvers import Preserved, ridge
+from kedit_lab.edit.weights import Change
 from kedit_lab.extract.keys import keys, streams
 from kedit_lab.extract.moments import second_moment
 from kedit_lab.facts.sets import by_density
@@ -23,7 +24,6 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.model.process import trim
 from kedit_lab.study.estimate import now
 from kedit_lab.study.plain import plain_keys, plain_solve, plain_target
-from kedit_lab.types import Delta
 
 
 def clock(lab: Lab, work: Callable[[], Any]) -> tuple[Any, float]:
@@ -117,26 +117,34 @@ def bench_methods(
 
 def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0,
                  moment_texts: Sequence[str] | None = None, **overrides: Any) -> pd.Series:  # fmt: skip
-    """Peak memory (MB) of one edit of ``n`` facts, statistics in their cache, beside what it cannot do without.
+    """Peak memory (MB) and seconds of one edit of ``n`` facts, statistics in their cache, and what it needs at least.
 
     ``ratio`` is (model + what the edit took at its peak) / (model + keys and residuals in float32).
     """
     facts, recipe = by_density(n, 2, seed), find(method).on(lab.arch, **overrides)
-    edit(lab, facts[:2], recipe, moment_texts)
+    edit(lab, facts if lab.work else facts[:2], recipe, moment_texts)
     model = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     needed = 4 * n * len(recipe.layers) * (lab.arch.d_k + lab.arch.d_model)
-    _, peak = peak_memory(lab, lambda: edit(lab, facts, recipe, moment_texts))
+    (_, peak), took = clock(lab, lambda: peak_memory(lab, lambda: edit(lab, facts, recipe, moment_texts)))
     told = {"facts": n, "model": model / 1e6, "keys and residuals": needed / 1e6, "peak": peak / 1e6}
-    return pd.Series(told | {"ratio": (model + peak) / (model + needed)})
+    return pd.Series(told | {"ratio": (model + peak) / (model + needed), "seconds": took})
 
 
 def peak_memory(lab: Lab, work: Callable[[], Any]) -> tuple[Any, int]:
-    """(result, bytes above the start at the peak): of the CUDA allocator, or of this process, looked at every 2 ms."""
+    """(result, bytes above the start at the peak): of the CUDA allocator, or of this process, looked at every 2 ms.
+
+    Pages of files (of libraries' code, of weights and caches being read) are not counted where the system tells them
+    apart: it takes them back whenever it needs them.
+    """
     if lab.anchor.is_cuda:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         return work(), torch.cuda.max_memory_allocated() - before
-    resident = lambda: psutil.Process().memory_info().rss  # noqa: E731
+
+    def resident() -> int:
+        seen = psutil.Process().memory_info()
+        return seen.rss - getattr(seen, "shared", 0)
+
     gc.collect()
     trim()  # what is free, but still the process's, would hide what the work takes
     before = peak = resident()
@@ -157,6 +165,6 @@ def peak_memory(lab: Lab, work: Callable[[], Any]) -> tuple[Any, int]:
     return result, max(peak, resident()) - before
 
 
-def agreement(delta: Delta, plain: Tensor) -> float:
+def agreement(delta: Change, plain: Tensor) -> float:
     """Cosine between a factored update and a plain one."""
     return float(torch.nn.functional.cosine_similarity(delta.matrix().flatten(), plain.flatten(), dim=0))

@@ -90,9 +90,11 @@ def key_products(lab: Lab, facts: Sequence[Fact], layer: int, prefixes: Sequence
     return 2 * (before * (whole - mlp) + lookups * (whole - edited))
 
 
-def solve_products(n: int, d_k: int) -> int:
+def solve_products(n: int, d_k: int, d_out: int) -> int:
     """Operations of the ridge solve behind the factor of λC: with few facts (Woodbury), or by a factor of its own."""
-    return 2 * n * d_k**2 + (4 * n**2 * d_k + 2 * n**3 // 3 if n < d_k else 2 * n * d_k**2 + d_k**3 // 3)
+    if n < d_k:
+        return 2 * n * d_k**2 + 4 * n**2 * d_k + 2 * n**3 // 3
+    return 2 * n * d_k**2 + 2 * n * d_out * d_k + d_k**3 // 3 + 2 * d_out * d_k**2
 
 
 def plainly(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str], passes: Sequence[int]) -> int:
@@ -213,5 +215,5 @@ def apart(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
         times.append(now(lab))
     return {
         "keys": {"seconds": times[1] - times[0], "needed": key_products(lab, facts, layer, prefixes)},
-        "solve": {"seconds": times[2] - times[1], "needed": solve_products(len(facts), lab.arch.d_k)},
+        "solve": {"seconds": times[2] - times[1], "needed": solve_products(len(facts), lab.arch.d_k, lab.arch.d_model)},
     }

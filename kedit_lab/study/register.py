@@ -33,6 +33,7 @@ S2RKE = ("memit", "pmet", "alphaedit", "rome", "ft-l", "ft-m", "kn", "memit-merg
 BEHIND = {"contexts": 1, "length": 20}
 CROWDED = {"setting": "distinct", "layers": (3,)}  # the keys of 200 subjects crowd at layer 3, not at layer 2
 ALIKE = {"steps": 30, "reuse": 1, "lr": 0.3}  # one search for all: a step a pass, as memit has it
+SEVERAL = {"layers": (2, 3, 4), "written": True}  # written one after another, as the papers write five
 FIG5 = ("memit", "memit-merge", "pmet", "pmet-merge", "alphaedit", "rome", "ft-m")
 EXPERIMENTS = {
     "MM-1": Experiment(
@@ -218,6 +219,18 @@ EXPERIMENTS = {
         "Do EAMET's blocks end where one fact at a time, the order of the paper, ends, and how much sooner?",
         {"block": (0, 1), "per_subject": (1, 3), "seed": tuple(range(5))},
         {"method": "eamet", "size": 300},
+    ),
+    "LAB-8": Experiment(
+        "Ten batches where MEMIT writes several layers, as published: what is lost, at which λ, what does SeqMMR mend?",
+        {"seed": tuple(range(20)), "setting": ("distinct", "random"), "lam": (2.0, 20.0, 600.0)},
+        {"method": "memit"} | SEVERAL,
+        forgetting,
+    ),
+    "LAB-9": Experiment(
+        "The same for AlphaEdit, with a threshold and γ that suit those layers",
+        {"seed": tuple(range(20)), "setting": ("distinct", "random")},
+        {"method": "alphaedit", "threshold": 0.2, "gamma": 30.0, "bases": ("plain",)} | SEVERAL,
+        forgetting,
     ),
 }
 

@@ -89,6 +89,41 @@ def test_a_stored_draw_at_random_is_found_again(lab):
         assert abs(stored["written"] - [found.loc[b, b] for b in found]).mean() <= 0.02
 
 
+@pytest.mark.parametrize(("setting", "base"), [("distinct", "plain"), ("random", "merged")])
+def test_where_several_layers_are_written_the_papers_orders_hold(setting, base):
+    """Ten batches of twenty distinct facts at layers 2 to 4 (LAB-8, LAB-9; twenty draws), counted at the end.
+
+    alphaedit keeps 0.90 of all 200, memit loses far more, and SeqMMR over memit keeps more of the first batch than
+    memit alone: by the share of its facts, and by the score of the paper. All at the λ of the recipe; with one that
+    suits these layers memit loses no more than alphaedit does.
+    """
+    memit, alphaedit = (unfolded(kl.results(name)).query(f"setting == '{setting}'") for name in ("LAB-8", "LAB-9"))
+    alone = memit.query("base == 'none' and not router")
+    whole = alone.pivot_table("efficacy", "seed", "lam").assign(
+        alphaedit=alphaedit.query("base == 'none' and not router").groupby("seed")["efficacy"].mean()
+    )
+    assert whole.shape == (20, 4)
+    assert whole["alphaedit"].mean() >= 0.90
+    assert whole[20.0].mean() <= whole["alphaedit"].mean() - 0.1
+    assert (whole[20.0] < whole["alphaedit"]).all()
+    assert whole[600.0].mean() >= whole["alphaedit"].mean()
+    first = alone.query("batch == 1 and lam == 20").set_index("seed")
+    seqmmr = memit.query(f"base == '{base}' and router and batch == 1 and lam == 20").set_index("seed")
+    for metric in ("efficacy", "score"):
+        assert seqmmr[metric].mean() >= first[metric].mean() + 0.04
+        assert ttest_rel(seqmmr[metric], first[metric], alternative="greater").pvalue < 0.01
+
+
+def test_a_stored_draw_of_several_layers_is_found_again(lab):
+    batches = batches_of("distinct", 0)
+    own = {"memit": {}, "alphaedit": {"threshold": 0.2, "gamma": 30.0}}
+    for method, name in (("memit", "LAB-8"), ("alphaedit", "LAB-9")):
+        rows = unfolded(kl.results(name)).query("seed == 0 and setting == 'distinct' and base == 'none' and not router")
+        stored = (rows.query("lam == 20") if "lam" in rows else rows).set_index("batch")["efficacy"]
+        found = kl.sequence(lab, batches, method, layers=(2, 3, 4), every=10, **own[method]).matrix().loc[10]
+        assert abs(stored - found).mean() <= 0.03
+
+
 def test_forgetting_shows_where_batches_share_their_subjects(lab):
     """Ten batches of twenty, the same twenty subjects in each: every batch writes at the first one's keys.
 

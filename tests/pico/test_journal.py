@@ -1,6 +1,7 @@
 """Long edits survive: a folder holds what was found, whatever ends the run, and the edit is the same bit for bit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,13 @@ def test_other_weights_are_refused(pico, cut, found):
         long_edit(other, cut)
     with edit(pico, FACTS[:1], "memit", **SETTINGS).applied(), pytest.raises(ValueError, match="holds another run"):
         long_edit(pico, cut)
+
+
+def test_another_bound_of_a_pass_is_refused(pico, cut, found):
+    """Other batches would be sought together than those that stand there."""
+    with pytest.raises(ValueError, match=r"holds another run \(other work\)"):
+        long_edit(replace(pico, work=10**6), cut)
+    assert found == []
 
 
 def test_other_prefixes_are_refused(pico, cut, found, monkeypatch):

@@ -1,5 +1,7 @@
 """Keys, values and streams equal a naive computation, one unpadded text at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -114,13 +116,13 @@ def test_means_are_taken_some_facts_at_a_time(pico, monkeypatch):
 
 @pytest.fixture
 def passes(make):
-    """passes(prefixes): the rows of every pass in which keys of all facts are read."""
+    """passes(prefixes, work): the rows of every pass in which keys of all facts are read."""
     lab, rows = make("gpt2"), []
     handle = lab.arch.blocks[0].register_forward_hook(lambda _m, args, _o: rows.append(len(args[0])))
 
-    def read(prefixes):
+    def read(prefixes, work=None):
         rows.clear()
-        keys(lab, FACTS, 1, prefixes)
+        keys(replace(lab, work=work), FACTS, 1, prefixes)
         return rows
 
     yield read
@@ -140,6 +142,11 @@ def test_wide_keys_are_read_few_at_a_time(passes, monkeypatch, wide, rows):
     monkeypatch.setattr(module, "LEAST", 2)
     monkeypatch.setattr(module, "PASSES", 10)
     assert passes(None) == rows
+
+
+@pytest.mark.parametrize(("fits", "rows"), [(9, [5]), (2, [2, 2, 1]), (0.5, [1, 1, 1, 1, 1])])
+def test_work_bounds_the_rows_of_a_pass(passes, fits, rows):
+    assert passes(None, work=int(fits * module.ROW * 4 * INNER)) == rows
 
 
 def test_nothing_above_the_layer_runs(pico):

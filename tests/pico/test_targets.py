@@ -282,6 +282,17 @@ def test_budget_follows_the_model(pico, monkeypatch):
     assert targets.budget(pico) < wide
 
 
+def test_work_bounds_what_a_pass_holds(pico):
+    """``lab.work`` bytes, whatever would be fast; what is found is the same."""
+    held = 4 * (pico.arch.layers * (10 * pico.arch.d_model + 8 * pico.arch.d_k) + 2 * 512)
+    small = replace(pico, work=40 * held)
+    assert targets.budget(small) == targets.budget(small, room=10**9) == 40
+    assert targets.budget(replace(pico, work=1)) == 1
+    asked = targets.questions(pico, DISTINCT, group(pico, DISTINCT, "each", 1), RECIPE, PREFIXES)
+    assert len(list(targets.batches(asked, targets.budget(pico)))) == 1 < len(list(targets.batches(asked, 40)))
+    torch.testing.assert_close(values(small, DISTINCT).z, values(pico, DISTINCT).z, **CLOSE)
+
+
 def test_budget_bounds_a_batch(pico):
     facts = DISTINCT + SAME
     asked = targets.questions(pico, facts, group(pico, facts, "each", 1), RECIPE, PREFIXES)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved, cholesky, divided, mirror, ridge
 from kedit_lab.extract.betas import betas
-from kedit_lab.types import Delta
+from kedit_lab.types import Delta, Dense
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 FEW, MANY = (3, 8), (8, 3)  # (facts, d_k): the Woodbury form and the dense form
@@ -156,16 +156,30 @@ def test_the_form_follows_the_shape(shape, factored):
 def test_solved_in_float64_whatever_comes_in(shape, dtype):
     keys, residuals = normal(1, *shape).to(dtype), normal(2, shape[0], 4).to(dtype)
     delta = ridge(keys, residuals, Preserved(moment(3, shape[1]).float(), 2.0))
-    assert delta.left.dtype == delta.right.dtype == torch.float64
+    assert delta.matrix().dtype == torch.float64
     exact = solve(keys.double(), residuals.double(), moment(3, shape[1]).float().double(), 2.0)
     torch.testing.assert_close(delta.matrix(), exact, **CLOSE)
 
 
 @pytest.mark.parametrize("shape", [FEW, MANY])
-def test_factors_are_no_larger_than_the_facts(shape):
-    delta = ridge(normal(1, *shape), normal(2, shape[0], 4), Preserved(moment(3, shape[1]), 2.0))
-    assert delta.left.shape == (4, shape[0])
-    assert delta.right.shape == (shape[1], shape[0])
+def test_what_is_kept_is_the_smaller(shape):
+    """Factors of the facts' number, or ΔW itself once they are larger; the residuals either way."""
+    residuals = normal(2, shape[0], 4)
+    delta = ridge(normal(1, *shape), residuals, Preserved(moment(3, shape[1]), 2.0))
+    torch.testing.assert_close(delta.left, residuals.T, rtol=0, atol=0)
+    if shape == FEW:
+        assert delta.right.shape == (shape[1], shape[0])
+    else:
+        assert delta.change.shape == (4, shape[1])
+
+
+def test_dense_changes_keep_their_residuals():
+    one = ridge(normal(1, *MANY), normal(2, MANY[0], 4), Preserved(moment(3, MANY[1]), 2.0))
+    trained = Dense(normal(4, 4, MANY[1]))
+    both = one + one * 0.5
+    torch.testing.assert_close(both.matrix(), 1.5 * one.matrix())
+    torch.testing.assert_close(both.left, torch.cat([one.left, 0.5 * one.left], 1))
+    assert (one + trained).left is (trained + one).left is (trained * 2.0).left is None
 
 
 @pytest.mark.parametrize("facts", [3, 8, 20], ids=["few", "as many", "many"])
