@@ -28,6 +28,7 @@ from kedit_lab.train.mend import train_mend
 from kedit_lab.train.report import report, stream_norms, write_report
 
 DTYPES = ("float32", "bfloat16", "float16")
+SMALL = 0.4  # of the model's own bytes: what small passes hold
 UNSHAPED, SHAPED = ("plain", "stages", "methods", "memory"), ("plain", "stages", "scale")  # tables of bench
 
 
@@ -93,8 +94,9 @@ def run_bench(args: argparse.Namespace) -> None:
             rows = {(m, n): bench_memory(lab, n, m, **setting) for m in methods for n in args.sizes}
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
-            print("\npeak memory, MB")
-            show(bench_memory(lab, 10 * most, args.method).to_frame().T)
+            print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
+            bounds = [lab] if lab.work else [lab, replace(lab, work=int(SMALL * lab.nbytes))]
+            show(pd.DataFrame([bench_memory(bound, 10 * most, args.method) for bound in bounds]))
 
 
 def run_reproduce(args: argparse.Namespace) -> None:

@@ -66,6 +66,11 @@ class Lab:
         runs = runs_on(module)
         return module.weight if module.weight.device == runs else module.weight.new_empty(0, device=runs)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(p.nbytes for p in self.model.parameters())
+
     def with_chat(self, on: bool = True) -> "Lab":
         """The same model asked in its tokenizer's chat template, or without. Raises ValueError if there is none."""
         return replace(self, chat=Chat.of(self.tokenizer) if on else None)

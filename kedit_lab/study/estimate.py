@@ -134,14 +134,13 @@ def estimate(lab: Lab, n: int = 100, methods: Sequence[str | AnyRecipe] = METHOD
     if n < 1:
         raise ValueError(f"n is {n}; give the number of facts, at least one")
     rate = rate or rates(lab)
-    model = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     rows = []
     for method in methods:
         recipe = find(method).on(lab.arch)
         if isinstance(recipe, Hyper):
             raise ValueError(f"{recipe.name} needs a hypernetwork trained for this model; there is nothing to count")
         single, double = operations(lab.arch, recipe, n, steps)
-        needed = {"model": model} | memory(lab, recipe, n)
+        needed = {"model": lab.nbytes} | memory(lab, recipe, n)
         told = {"method": recipe.name, "layers": ", ".join(map(str, recipe.layers)), "values": recipe.values}
         told["seconds"] = single / rate[0] + double / rate[1]
         rows.append(told | {name: size / 1e6 for name, size in needed.items()} | {"total": sum(needed.values()) / 1e6})

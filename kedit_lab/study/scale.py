@@ -92,7 +92,6 @@ def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = 
     Statistics are computed before the clock starts, as they are kept from one edit to the next.
     """
     rate, rows = matrix_rate(lab), []
-    model = sum(p.numel() * p.element_size() for p in lab.model.parameters())
     texts = lab_text()[:TEXTS]
     with TemporaryDirectory() as folder:
         for method in methods:
@@ -106,6 +105,6 @@ def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = 
                 spent = {stage: row[stage] for stage in ("keys", "targets", "solve", "apply")}
                 seconds = sum(spent.values()) - spent["keys"]  # the solve reads them itself
                 rows.append({"method": method, "facts": n, "how": how} | spent | {
-                    "seconds": seconds, "facts a second": n / seconds, "peak MB": (model + row["peak"]) / 1e6,
+                    "seconds": seconds, "facts a second": n / seconds, "peak MB": (lab.nbytes + row["peak"]) / 1e6,
                     "share of the rate": row["share of the rate"]})  # fmt: skip
     return pd.DataFrame(rows)

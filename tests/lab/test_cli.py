@@ -1,6 +1,7 @@
 """The command line, on the lab model: every command does what its help says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,6 +105,13 @@ def test_memory_is_measured_where_it_is_taken(lab):
     assert told["keys and residuals"] == pytest.approx(20 * (768 + 192) * 4e-6)
     whole = (told["model"] + told["peak"]) / (told["model"] + told["keys and residuals"])
     assert told["ratio"] == pytest.approx(whole)
+
+
+def test_small_passes_hold_less(lab):
+    """The bound of a pass is seen in the peak of the whole edit."""
+    fast, small = (bench_memory(bound, 200) for bound in (lab, replace(lab, work=8_000_000)))
+    assert small["work"] == 8.0
+    assert small["peak"] < fast["peak"] / 2
 
 
 def test_doctor_names_the_edited_weight(capsys):
