@@ -16,7 +16,8 @@ from torch import Tensor
 
 from kedit_lab.types import Delta, Dense
 
-BLOCK = 32  # rows of a matrix that are mirrored, or keys that are summed, together
+BLOCK = 128  # rows of a matrix that are mirrored together
+PARTS = 24  # of the key dimensions: so many keys, in float64, are added to a matrix at a time
 SPREADS: dict[str, Callable[[int], float]] = {
     "1/m": lambda m: 1 / m,  # MEMIT: each of the m layers still to be edited takes an equal part
     "1/sqrt(m)": lambda m: 1 / sqrt(m),  # PMET
@@ -114,8 +115,9 @@ def ridge(
         return Delta(r.T, torch.linalg.solve(inner, spread).T)
     matrix = preserved.matrix
     written = matrix.new_zeros(residuals.shape[1], keys.shape[1])
-    for start in range(0, len(keys), BLOCK):
-        k, r = (rows[start : start + BLOCK].to(matrix) for rows in (keys, residuals))
+    size = max(1, keys.shape[1] // PARTS)
+    for k, r in zip(keys.split(size), residuals.split(size), strict=True):
+        k, r = k.to(matrix), r.to(matrix)
         matrix.addmm_(k.T, k)
         written.addmm_(r.T, k)
     return Dense(divided(written, cholesky(matrix)), residuals.T)

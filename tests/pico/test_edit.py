@@ -344,6 +344,19 @@ def test_round_trip(saved, exact):
     assert [file.name for file in path.parent.iterdir()] == ["my.edit"]
 
 
+def test_of_many_facts_the_change_itself_is_kept(exact, compute, tmp_path):
+    """More facts than keys have dimensions: ΔW beside the residuals it was solved for, which a file keeps too."""
+    subjects = [f"{chr(65 + i % 26)}{chr(97 + i // 26)}" for i in range(exact.arch.d_k + 2)]
+    facts = tuple(Fact(subject, "{} works in", "Paris") for subject in subjects)
+    made = compute(exact, facts, steps=2)
+    assert made.at(1).change.shape == (exact.arch.d_model, exact.arch.d_k)
+    assert made.at(1).left.shape == (exact.arch.d_model, len(facts))
+    found = Edit.load(made.save(tmp_path / "many.edit"), exact)
+    assert torch.equal(found.delta(1), made.delta(1))
+    assert torch.equal(found.at(1).left, made.at(1).left)
+    torch.testing.assert_close((found * 2).at(1).left, 2 * made.at(1).left)
+
+
 def test_saved_while_applied(saved, exact):
     made, path = saved
     with made.applied():
