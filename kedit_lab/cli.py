@@ -67,7 +67,7 @@ def run_bench(args: argparse.Namespace) -> None:
     """
     dtype, most = getattr(torch, args.dtype), max(args.sizes)
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
-    lab = replace(lab, work=int(1e6 * args.work)) if args.work else lab
+    lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
     changed = {"steps": args.steps} if args.steps else {}
     for name in args.tables or (SHAPED if args.shape else UNSHAPED):
@@ -95,8 +95,8 @@ def run_bench(args: argparse.Namespace) -> None:
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
             print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
-            bounds = [lab] if lab.work else [lab, replace(lab, work=int(SMALL * lab.nbytes))]
-            show(pd.DataFrame([bench_memory(bound, 10 * most, args.method) for bound in bounds]))
+            bounds = [None, lab.work or SMALL * lab.nbytes]
+            show(pd.DataFrame([bench_memory(replace(lab, work=bound), 10 * most, args.method) for bound in bounds]))
 
 
 def run_reproduce(args: argparse.Namespace) -> None:
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
     timer.add_argument("--steps", type=int, default=None, help="passes of the targets, the recipe's unless given")
     timer.add_argument("--reuse", type=int, default=None, help="steps of Adam a pass, of the scale table")
-    timer.add_argument("--work", type=float, default=None, help="MB that a pass of an edit may hold beside the model")
+    timer.add_argument("--work", type=float, default=None, help="MB that a pass may hold beside the model")
     timer.add_argument("--tables", nargs="+", choices=["plain", "stages", "methods", "scale", "memory"])
     timer.add_argument("--dtype", choices=DTYPES, default="float32")
     timer.add_argument("--device", default="cpu")

@@ -124,14 +124,14 @@ class Delta:
 
     def __add__(self, other: "Delta | Dense") -> "Delta | Dense":
         if isinstance(other, Dense):
-            return other + self
+            return Dense(self.matrix(), self.left) + other
         return Delta(torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1))
 
 
 @dataclass(frozen=True)
 class Dense:
     """A change of one weight that has no small factors, in the orientation v = W k: pruned, clamped or trained, or
-    solved for more facts than keys have dimensions; ``left`` then holds their residuals, as a ``Delta``'s does.
+    solved for more facts than keys have dimensions; ``left`` then holds their residuals, as they came.
     """
 
     change: Float[Tensor, "d_out d_k"]

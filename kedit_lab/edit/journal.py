@@ -96,8 +96,8 @@ def bits(preserved: Preserved | NullSpace) -> list[float | int]:
     """Checksums of what one layer preserves."""
     if isinstance(preserved, NullSpace):
         past = [] if preserved.past is None else [checksum(preserved.past)]
-        return [preserved.gamma, preserved.threshold, checksum(preserved.read()), *past]
-    return [preserved.lam, checksum(preserved.read())]
+        return [preserved.gamma, preserved.threshold, checksum(preserved.read().float()), *past]
+    return [preserved.lam, checksum(preserved.read().float())]
 
 
 def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
@@ -109,8 +109,8 @@ def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
     text = len(facts) * (12 * lab.arch.d_model + 24 * recipe.steps)
     if recipe.post == "rect":
         return text + sum(8 * p.d_in * p.d_out for p in weights)
-    n = len(facts)
-    return text + sum(8 * p.d_out * n + 8 * p.d_in * (n if n < p.d_in else p.d_out) for p in weights)
+    n, factors = len(facts), recipe.solver in ("equality", "relaxed") or (recipe.alone and recipe.block > 0)
+    return text + sum(8 * p.d_out * n + 8 * p.d_in * (n if factors or n < p.d_in else p.d_out) for p in weights)
 
 
 def prepared(folder: Path, lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, asked: dict[str, Any]) -> Edit | None:

@@ -26,7 +26,7 @@ SPREADS: dict[str, Callable[[int], float]] = {
 
 
 class Preserved:
-    """λC of one layer, weighed in float64 and factored once; C as it is, or how to read it when its turn comes."""
+    """λC of one layer, weighed in float64 and factored once; C as it is, or a function that makes or reads it anew."""
 
     def __init__(self, second_moment: Tensor | Callable[[], Tensor], lam: float) -> None:
         if not lam > 0:
@@ -50,7 +50,7 @@ class Preserved:
 
 
 def reading(second_moment: Tensor | Callable[[], Tensor]) -> Callable[[], Float[Tensor, "d_k d_k"]]:
-    """A function that gives C in float64, every time anew, and the caller's to work in."""
+    """A function that gives C in float64, the caller's to work in: a copy, or what a function makes anew."""
     if not callable(second_moment):
         return lambda: whole(second_moment)
     return lambda: second_moment().to(torch.float64, memory_format=torch.contiguous_format)
@@ -105,8 +105,8 @@ def ridge(
 ) -> Delta | Dense:
     """Δ = R Kᵀ (λC + K Kᵀ)⁻¹ (MEMIT, Eq. 14): minimises ‖ΔK - R‖² + λ tr(Δ C Δᵀ). Float64 throughout.
 
-    With fewer facts than key dimensions the equal Woodbury form Δ = R (KᵀQK + I)⁻¹ KᵀQ with Q = (λC)⁻¹ is cheaper, and
-    its factors are smaller than Δ; with more, Δ is found itself, from K Kᵀ and R Kᵀ, to which keys are added in blocks.
+    With fewer facts than key dimensions by the equal Woodbury form Δ = R (KᵀQK + I)⁻¹ KᵀQ with Q = (λC)⁻¹, which is
+    cheaper, as factors; with more itself, from K Kᵀ and R Kᵀ, to which keys are added some at a time.
     """
     if len(keys) < keys.shape[1]:
         k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
@@ -161,7 +161,8 @@ class NullSpace:
     """The null space of a layer's C, where nothing that is preserved has a component, and the keys of earlier batches.
 
     ``basis`` U holds the eigenvectors of C with eigenvalues under ``threshold`` as columns, so P = U Uᵀ; ``past`` is
-    S = Σ k kᵀ over the keys of earlier batches, or None where there are none. C as it is, or how to read it.
+    S = Σ k kᵀ over the keys of earlier batches, or None where there are none. C as it is, or a function that makes or
+    reads it anew.
     """
 
     def __init__(self, second_moment: Tensor | Callable[[], Tensor], threshold: float, gamma: float) -> None:
@@ -217,7 +218,7 @@ def null_space(
     """Δ = R Kᵀ P (P (K Kᵀ + S) P + γI)⁻¹ (AlphaEdit, Eq. 14): ΔP = Δ, so what C spans is untouched.
 
     Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64; as
-    factors, or itself where it is smaller: with more facts than keys have dimensions.
+    factors, or itself with more facts than keys have dimensions.
     """
     k = keys.to(preserved.basis) @ preserved.basis
     bracket = k.T @ k

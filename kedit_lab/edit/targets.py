@@ -63,7 +63,7 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
     held = (lab.arch.layers - start) * (10 * lab.arch.d_model + 8 * lab.arch.d_k) + logits
     sizes: Counter[torch.device] = Counter()
     for p in lab.model.parameters():
-        sizes[p.device] += p.numel() * p.element_size()
+        sizes[p.device] += p.nbytes
     cards = {tensor.device for tensor in (lab.anchor, *lab.model.parameters()) if tensor.is_cuda}
     left = [torch.cuda.mem_get_info(card)[1] - sizes[card] for card in cards]  # the same at every run
     free = max(ROOM if room is None else room, min(left) / 2 if left else sizes.total() / 6)

@@ -60,7 +60,7 @@ def rows_of_a_pass(lab: Lab) -> int:
     more than hold about ``lab.work`` bytes."""
     rows = min(CHUNK[0], max(LEAST, WIDE // lab.arch.d_k)) if lab.anchor.is_cpu else CHUNK[1]
     held = ROW * lab.arch.d_k * lab.anchor.element_size()
-    return rows if lab.work is None else max(1, min(rows, lab.work // held))
+    return rows if lab.work is None else max(1, min(rows, int(lab.work // held)))
 
 
 @torch.no_grad()

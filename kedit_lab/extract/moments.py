@@ -62,7 +62,7 @@ def second_moment(
     with the same result; the backend may be a cluster's, see ``kl.sweep``. With ``devices`` ("cuda:0", "cuda:1", ...)
     a copy of the model on each of them does, in threads of this process.
     """
-    return stored(lab, layer, texts, cache, progress, tolerance, jobs, backend, devices)().float()
+    return stored(lab, layer, texts, cache, progress, tolerance, jobs, backend, devices)(torch.float32)
 
 
 def moment_drift(
@@ -153,14 +153,16 @@ def piece(lab: Lab, layer: int, texts: Sequence[str]) -> tuple[Float[Tensor, "d_
     return torch.zeros(width, width, dtype=torch.float64) if total is None else total.double().cpu(), tokens, len(texts)
 
 
-def moment_in(path: Path, d_k: int, device: torch.device) -> Float[Tensor, "d_k d_k"]:
-    """C of a finished file, to the precision of float32, in float64, as solvers need it."""
+def moment_in(
+    path: Path, d_k: int, device: torch.device, dtype: torch.dtype = torch.float64
+) -> Float[Tensor, "d_k d_k"]:
+    """C of a finished file, to the precision of float32, in float64, as solvers need it, or in another dtype."""
     state = restore(path, d_k)
     if not state.finished:
         raise FileNotFoundError(f"{path} was deleted while an edit needed it; edit again")
-    for rows in state.total.split(PIECE):
-        rows.copy_(rows.div_(state.tokens).float())
-    return state.total.to(device)
+    for row in state.total:  # nothing as large as C is made
+        row.copy_(row.div_(state.tokens).float())
+    return state.total.to(dtype).to(device)
 
 
 @torch.no_grad()

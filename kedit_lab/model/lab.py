@@ -48,8 +48,7 @@ class Lab:
     """What a notebook holds: ``model`` and ``tokenizer`` are Hugging Face's own objects, ``arch`` their parts.
 
     With a ``chat`` every prompt is posed in the tokenizer's chat template (see ``Chat``), for keys, targets, metrics
-    and generation alike. Plain text (prefixes, second moments, perplexity) is read as it is. ``work`` is how many bytes
-    a pass of an edit may hold beside the model; None: as many as make it fast.
+    and generation alike. Plain text (prefixes, second moments, perplexity) is read as it is. ``work``: see ``load``.
     """
 
     model: Any
@@ -57,7 +56,11 @@ class Lab:
     arch: Arch
     name: str = ""
     chat: Chat | None = None
-    work: int | None = None
+    work: float | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.work is not None and not 1 <= self.work < float("inf"):
+            raise ValueError(f"work is {self.work!r}; give the bytes that a pass may hold, at least 1, or None")
 
     @property
     def anchor(self) -> Tensor:
@@ -206,10 +209,8 @@ def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False,
     The model may be spread over devices by accelerate, if all its weights are in memory: those that it has offloaded to
     the CPU rest in their modules from now on (see ``offload``). With ``chat`` prompts are posed in the tokenizer's chat
     template; ``work``: see ``load``. Raises ValueError where weights are on a disk, quantised, NaN or infinite, for
-    models that are not causal, for a chat without a template, and where ``work`` is no positive number.
+    models that are not causal, for a chat without a template, and where ``work`` is no number of bytes.
     """
-    if work is not None and not 0 < work < float("inf"):
-        raise ValueError(f"work is {work!r}; give the bytes that a pass may hold, above zero, or None")
     arch = Arch.of(model)
     model.eval().requires_grad_(False)
     settle(model)
@@ -220,7 +221,7 @@ def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False,
             "reads and writes weights in memory: use a smaller dtype (bfloat16), or a device_map whose devices and CPU "
             "hold the whole model"
         )
-    lab = Lab(model, tokenizer, arch, name, Chat.of(tokenizer) if chat else None, None if work is None else int(work))
+    lab = Lab(model, tokenizer, arch, name, Chat.of(tokenizer) if chat else None, work)
     for path, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{path} holds NaN or infinite values; load an undamaged checkpoint")
@@ -255,11 +256,14 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     devices instead; what it offloads to the CPU is copied to the device module by module in every pass, what it
     offloads to a disk is refused. ``revision`` is a hub model's branch, tag or commit; with ``local_only`` nothing is
     asked of the network. Safetensors only, no remote code. With ``chat`` prompts are posed in the tokenizer's chat
-    template (``lab.with_chat()`` does it later). ``work`` bytes are what a pass of an edit may hold beside the model
-    (None: half of what a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more): with less
-    an edit is slower. A model that is loaded already goes into ``kl.wrap(model, tokenizer)``. Raises OSError (from
-    transformers) for an unknown name and ValueError for a model that cannot be edited, a chat without a template, or
-    ``work`` that is no positive number.
+    template (``lab.with_chat()`` does it later). A model that is loaded already goes into ``kl.wrap(model,
+    tokenizer)``.
+
+    ``work`` bytes are what a pass that reads keys or seeks target values may hold beside the model (None: half of what
+    a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more). With less an edit is slower;
+    aligned recipes (EAMET's) then find other values, as those depend on what is sought together, unless ``block`` is
+    given. Raises OSError (from transformers) for an unknown name and ValueError for a model that cannot be edited, a
+    chat without a template, or ``work`` that is no number of bytes.
     """
     path = path or data_dir() / "lab-model"
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}

@@ -26,7 +26,7 @@ class Source:
     dtype: str
     device: str
     chat: bool
-    work: int | None = None
+    work: float | int | None = None
     places: tuple[tuple[str, Any], ...] = ()  # modules and devices, where accelerate has spread the model
 
     @classmethod

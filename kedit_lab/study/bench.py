@@ -169,5 +169,5 @@ def peak_memory(lab: Lab, work: Callable[[], Any]) -> tuple[Any, int]:
 
 
 def agreement(delta: Change, plain: Tensor) -> float:
-    """Cosine between a factored update and a plain one."""
+    """Cosine between an update and its plain form."""
     return float(torch.nn.functional.cosine_similarity(delta.matrix().flatten(), plain.flatten(), dim=0))

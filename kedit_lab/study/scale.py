@@ -69,8 +69,9 @@ def measured(lab: Lab, facts: Sequence[Fact], recipe: Recipe, basis: Basis, rate
 def extrapolated(lab: Lab, recipe: Recipe, seen: dict[int, dict[str, float]], n: int) -> dict[str, float]:
     """What ``n`` facts would cost, by the largest sizes that were measured.
 
-    Keys, targets and writing (of factors as wide as there are facts) grow with the facts, memory as it did between the
-    two largest sizes, and what the solve does behind reading its keys as its operations do.
+    Keys, targets and writing (of factors as wide as there are facts; too much once these are more than key dimensions)
+    grow with the facts, memory as it did between the two largest sizes, and what the solve does behind reading its keys
+    as its operations do.
     """
     size = max(seen)
     last, times = seen[size], n / size

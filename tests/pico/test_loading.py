@@ -52,11 +52,11 @@ def test_workers_spread_a_model_as_it_was(folder, monkeypatch):
 
 def test_what_a_pass_may_hold_is_kept(folder, tokenizer):
     lab = kl.load(folder, work=2e6)
-    assert lab.work == kl.wrap(lab.model, tokenizer, work=2_000_000).work == 2_000_000
-    assert process.loaded(process.Source.of(lab)).work == 2_000_000
+    assert lab.work == kl.wrap(lab.model, tokenizer, work=2e6).work == 2e6
+    assert process.loaded(process.Source.of(lab)).work == 2e6
     assert kl.load(folder).work is None
-    for wrong in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"work is .*; give the bytes that a pass may hold, above zero, or None"):
+    for wrong in (0, 0.5, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"work is .*; give the bytes that a pass may hold, at least 1, or None"):
             kl.load(folder, work=wrong)
 
 

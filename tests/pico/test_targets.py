@@ -283,7 +283,7 @@ def test_budget_follows_the_model(pico, monkeypatch):
 
 
 def test_work_bounds_what_a_pass_holds(pico):
-    """``lab.work`` bytes, whatever would be fast; what is found is the same."""
+    """``lab.work`` bytes, whatever would be fast; without alignment, what is found is the same."""
     held = 4 * (pico.arch.layers * (10 * pico.arch.d_model + 8 * pico.arch.d_k) + 2 * 512)
     small = replace(pico, work=40 * held)
     assert targets.budget(small) == targets.budget(small, room=10**9) == 40

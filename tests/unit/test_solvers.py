@@ -162,8 +162,8 @@ def test_solved_in_float64_whatever_comes_in(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [FEW, MANY])
-def test_what_is_kept_is_the_smaller(shape):
-    """Factors of the facts' number, or ΔW itself once they are larger; the residuals either way."""
+def test_factors_of_few_facts_are_kept_or_the_change_of_many(shape):
+    """And the residuals either way."""
     residuals = normal(2, shape[0], 4)
     delta = ridge(normal(1, *shape), residuals, Preserved(moment(3, shape[1]), 2.0))
     torch.testing.assert_close(delta.left, residuals.T, rtol=0, atol=0)
@@ -179,6 +179,10 @@ def test_dense_changes_keep_their_residuals():
     both = one + one * 0.5
     torch.testing.assert_close(both.matrix(), 1.5 * one.matrix())
     torch.testing.assert_close(both.left, torch.cat([one.left, 0.5 * one.left], 1))
+    few = ridge(normal(5, 2, MANY[1]), normal(6, 2, 4), Preserved(moment(3, MANY[1]), 2.0))
+    torch.testing.assert_close((few + one).left, torch.cat([few.left, one.left], 1))
+    torch.testing.assert_close((one + few).left, torch.cat([one.left, few.left], 1))
+    torch.testing.assert_close((few + one).matrix(), few.matrix() + one.matrix())
     assert (one + trained).left is (trained + one).left is (trained * 2.0).left is None
 
 
