@@ -28,7 +28,7 @@ from kedit_lab.train.mend import train_mend
 from kedit_lab.train.report import report, stream_norms, write_report
 
 DTYPES = ("float32", "bfloat16", "float16")
-SMALL = 0.4  # of the model's own bytes: what small passes hold
+SMALL = 0.3  # of the model's own bytes: what small passes hold
 UNSHAPED, SHAPED = ("plain", "stages", "methods", "memory"), ("plain", "stages", "scale")  # tables of bench
 
 
@@ -69,7 +69,7 @@ def run_bench(args: argparse.Namespace) -> None:
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
     lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
-    changed = {"steps": args.steps} if args.steps else {}
+    methods, changed = args.methods or [args.method], {"steps": args.steps} if args.steps else {}
     for name in args.tables or (SHAPED if args.shape else UNSHAPED):
         if name == "plain":
             print("\nbatched against plain, one fact at a time")
@@ -82,7 +82,7 @@ def run_bench(args: argparse.Namespace) -> None:
             show(against.to_frame().T)
         elif name == "methods":
             print(f"\nevery locate-then-edit recipe at {most} facts, one edit each")
-            show(bench_methods(lab, most))
+            show(bench_methods(lab, most, args.methods))
         elif name == "scale":
             print("\nseconds of one edit, every step taken")
             reused = {"reuse": args.reuse} if args.reuse else {}
@@ -90,13 +90,13 @@ def run_bench(args: argparse.Namespace) -> None:
         elif args.shape:
             print("\npeak memory, MB, of two steps")
             setting = {"moment_texts": texts, "steps": 2, "prefixes": 0}
-            methods = args.methods or [args.method]
             rows = {(m, n): bench_memory(lab, n, m, **setting) for m in methods for n in args.sizes}
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
             print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
             bounds = [None, lab.work or SMALL * lab.nbytes]
-            show(pd.DataFrame([bench_memory(replace(lab, work=bound), 10 * most, args.method) for bound in bounds]))
+            rows = {(m, b): bench_memory(replace(lab, work=b), 10 * most, m) for m in methods for b in bounds}
+            show(pd.DataFrame(rows).T.droplevel(1))
 
 
 def run_reproduce(args: argparse.Namespace) -> None:
@@ -154,7 +154,9 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
     timer.add_argument("--shape", default=None, help=f"random weights instead: {', '.join(CONFIGS)}")
     timer.add_argument("--method", default="memit")
-    timer.add_argument("--methods", nargs="+", default=None, help="of the scale table, and of memory with --shape")
+    timer.add_argument(
+        "--methods", nargs="+", default=None, help="of the tables methods (locate-then-edit), scale and memory"
+    )
     timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100], help="numbers of facts")
     timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")

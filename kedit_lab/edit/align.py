@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kedit_lab.edit.groups import BLOCK
 from kedit_lab.edit.recipe import Recipe
+from kedit_lab.model.lab import chunks
 
 INSIDE = 1e-8  # inside the logarithms of the divergence, as in the reference code
 
@@ -94,7 +95,8 @@ class Alignment:
         Each sees the groups found before it, wherever they stand in the list, and those before it in the block; if the
         recipe's ``sees`` is "all", those behind it in the block too.
         """
-        closeness = self.keys[block] @ self.keys[[*self.known, *block]].T
+        mine, seen = self.keys[block], [*self.known, *block]
+        closeness = torch.cat([mine @ self.keys[some].T for some in chunks(seen, BLOCK)], 1)  # a copy of all is large
         own = torch.arange(len(self.known), closeness.shape[1], device=closeness.device)[:, None]
         at = torch.arange(closeness.shape[1], device=closeness.device)
         unseen = at == own if self.recipe.sees == "all" else at >= own

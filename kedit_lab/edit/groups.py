@@ -17,7 +17,7 @@ from kedit_lab.model.lab import Lab
 from kedit_lab.types import Fact
 
 SHARED = 0.99  # cosine above which two keys count as one
-BLOCK = 512  # rows of the similarity matrix that are looked at together
+BLOCK = 128  # keys, or rows of their similarity matrix, that are looked at together
 
 
 def group(lab: Lab, facts: Sequence[Fact], rule: str, layer: int, similarity: float = 0.9,
@@ -110,10 +110,12 @@ def cosines(rows: Float[Tensor, "facts d_k"]) -> Float[Tensor, "facts facts"]:
 
 def clusters(keys: Float[Tensor, "facts d_k"]) -> list[int]:
     """Sizes of the sets of facts whose keys coincide (cosine above SHARED with the set's first fact), largest first."""
-    unit = torch.nn.functional.normalize(keys.float(), dim=1)
-    owner = torch.full((len(unit),), -1)
-    for start in range(0, len(unit), BLOCK):  # some rows at a time: nothing quadratic is kept
-        near = (unit[start : start + BLOCK] @ unit.T > SHARED).cpu()
+    rows = keys.float()
+    norms, owner = rows.norm(dim=1).clamp_min(1e-12), torch.full((len(rows),), -1)
+    for start in range(0, len(rows), BLOCK):  # nothing as large as all keys is made (of float32)
+        some = slice(start, start + BLOCK)
+        cosine = (rows[some] / norms[some, None]) @ rows.T
+        near = (cosine.div_(norms) > SHARED).cpu()
         for i, row in enumerate(near, start):
             if owner[i] < 0:
                 owner[row & (owner < 0)] = i

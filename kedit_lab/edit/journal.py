@@ -109,7 +109,8 @@ def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
     text = len(facts) * (12 * lab.arch.d_model + 24 * recipe.steps)
     if recipe.post == "rect":
         return text + sum(8 * p.d_in * p.d_out for p in weights)
-    n, factors = len(facts), recipe.solver in ("equality", "relaxed") or (recipe.alone and recipe.block > 0)
+    factors = (recipe.solver == "relaxed" and not recipe.mu) or (recipe.alone and recipe.block > 0)
+    n = len(facts)
     return text + sum(8 * p.d_out * n + 8 * p.d_in * (n if factors or n < p.d_in else p.d_out) for p in weights)
 
 

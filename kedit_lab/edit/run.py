@@ -25,10 +25,9 @@ from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
-from kedit_lab.model.process import trim
+from kedit_lab.model.process import spare
 from kedit_lab.types import Fact, Memory, NoUpdate
 
-LARGE = 2**26  # bytes of a d_k x d_k matrix from which giving memory back is worth the time
 ZERO = "the update is zero: the model says these targets already, or lr, clamp or steps is too small"
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
     Tuning: finetune.train,
@@ -123,7 +122,9 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
     """(deltas, loss curves, sizes of key clusters) of facts that are edited together."""
     groups = group(lab, facts, recipe.group, recipe.layers[-1], recipe.similarity, recipe.token)
     with timed(clock, "targets"):
+        spare(lab)  # what looking for statistics held
         found = targets.values(lab, facts, groups, recipe, prefixes, watch, log)
+        spare(lab)  # what its passes held
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):
@@ -165,7 +166,8 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     """(deltas per weight, sizes of key clusters): each layer writes its share of what is still missing at the last one.
 
     Keys and current values of a layer are read with the earlier layers' updates in place, as in the reference code,
-    unless the means of the only layer are ``known``. ``preserved`` is emptied on the way: statistics are large.
+    unless the means of the only layer are ``known``. ``z`` is worked in and ``preserved`` emptied on the way: both are
+    large.
     """
     known = known if len(recipe.layers) == 1 else None  # nothing is changed below it
     deltas: dict[str, Change] = {}
@@ -173,30 +175,29 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     shared: list[int] = []
     try:
         for index, layer in enumerate(recipe.layers):
-            large = lab.work is not None or 8 * lab.arch.mlp[layer].d_in ** 2 >= LARGE
-            with timed(clock, "keys"):
-                if large:
-                    trim()  # what the passes of the targets held
-                k, met, now = current(lab, facts, recipe, layer, prefixes, known)
-                if large:
-                    trim()  # what these passes held, before the solve asks for d_k x d_k
-            share = SPREADS[recipe.spread](len(recipe.layers) - index)
-            extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             projection, kept = lab.arch.mlp[layer], preserved.pop(layer)
             if isinstance(kept, NullSpace):
                 with timed(clock, "statistics"):
                     kept.find()
+                    spare(lab)
+            with timed(clock, "keys"):
+                k, met, now = current(lab, facts, recipe, layer, prefixes, known)
+                spare(lab)  # what these passes held, before the solve asks for d_k x d_k
+            share = SPREADS[recipe.spread](len(recipe.layers) - index)
+            extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             with timed(clock, "solve"):
-                missing = (z - now.to(z)).mul_(share)
+                missing = (z if layer == recipe.layers[-1] else z.clone()).sub_(now.to(z)).mul_(share)
                 del now
                 delta = SOLVERS[recipe.solver](k, missing, kept, **extra)
-            del kept
+                del kept, missing, met, extra
+                spare(lab)
             deltas[projection.name] = delta
             if layer == recipe.layers[-1]:
                 shared = clusters(k)
             else:
                 originals[projection.name] = projection.module.weight.detach().clone()
                 add(projection, delta)
+            del k
     finally:
         put_back(lab.arch, originals)
     return deltas, shared

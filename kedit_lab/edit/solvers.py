@@ -3,7 +3,7 @@
 Keys and residuals hold one fact per row; the papers' columns are their transposes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cache, cached_property
 from math import sqrt
@@ -17,7 +17,7 @@ from torch import Tensor
 from kedit_lab.types import Delta, Dense
 
 BLOCK = 128  # rows of a matrix that are mirrored together
-PARTS = 24  # of the key dimensions: so many keys, in float64, are added to a matrix at a time
+PARTS = 64  # keys are added to a matrix d_k / PARTS at a time, in float64
 SPREADS: dict[str, Callable[[int], float]] = {
     "1/m": lambda m: 1 / m,  # MEMIT: each of the m layers still to be edited takes an equal part
     "1/sqrt(m)": lambda m: 1 / sqrt(m),  # PMET
@@ -115,12 +115,17 @@ def ridge(
         return Delta(r.T, torch.linalg.solve(inner, spread).T)
     matrix = preserved.matrix
     written = matrix.new_zeros(residuals.shape[1], keys.shape[1])
-    size = max(1, keys.shape[1] // PARTS)
-    for k, r in zip(keys.split(size), residuals.split(size), strict=True):
-        k, r = k.to(matrix), r.to(matrix)
+    for k, r in parts(keys, residuals):
+        k = k.to(matrix)
         matrix.addmm_(k.T, k)
-        written.addmm_(r.T, k)
+        written.addmm_(r.to(matrix).T, k)
     return Dense(divided(written, cholesky(matrix)), residuals.T)
+
+
+def parts(keys: Float[Tensor, "facts d_k"], *others: Float[Tensor, "facts _"]) -> Iterator[tuple[Tensor, ...]]:
+    """Keys, and what else there is of every fact, some facts at a time: what is made of them is small beside C."""
+    size = max(1, keys.shape[1] // PARTS)
+    return zip(*(rows.split(size) for rows in (keys, *others)), strict=True)
 
 
 def equality(
@@ -128,15 +133,33 @@ def equality(
     residuals: Float[Tensor, "facts d_out"],
     preserved: Preserved,
     met: Float[Tensor, "facts d_k"],
-) -> Delta:
+) -> Delta | Dense:
     """Δ = r uᵀ / (k_metᵀ u) with u = C⁻¹ k (ROME, Eq. 2): after it (W + Δ) k_met is exactly the target; rank one.
 
     Facts one after another: what earlier ones wrote at a later one's key is taken off its residual, so that after its
     own write it is met exactly (and changed by those behind it). As no key depends on this weight, the whole sequence
-    is one triangular system. ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
+    is one triangular system; with no fewer facts than key dimensions one of some facts at a time, behind those before.
+    ROME's code takes the averaged key for u, the bare one for ``met``; R-ROME one for both.
     """
-    r, m = residuals.to(preserved.factor), met.to(preserved.factor)
-    u = divided(whole(keys.to(r.device)), preserved.factor).T
+    if len(keys) < keys.shape[1]:
+        return in_turn(keys, residuals, preserved.factor, met)
+    change, written = preserved.factor.new_zeros(residuals.shape[1], keys.shape[1]), torch.empty_like(residuals)
+    for k, r, m, own in parts(keys, residuals, met, written):
+        delta = in_turn(k, r.to(change) - m.to(change) @ change.T, preserved.factor, m)
+        change.addmm_(delta.left, delta.right.T)
+        own.copy_(delta.left.T)
+    return Dense(change, written.T)
+
+
+def in_turn(
+    keys: Float[Tensor, "facts d_k"],
+    residuals: Float[Tensor, "facts d_out"],
+    factor: Float[Tensor, "d_k d_k"],
+    met: Float[Tensor, "facts d_k"],
+) -> Delta:
+    """The triangular system of ``equality``, from the lower factor of C."""
+    r, m = residuals.to(factor), met.to(factor)
+    u = divided(whole(keys.to(r.device)), factor).T
     gain = m @ u
     own = gain.diagonal()
     written = torch.linalg.solve_triangular(gain / own, r, upper=False, unitriangular=True)
@@ -145,11 +168,14 @@ def equality(
 
 def relaxed(
     keys: Float[Tensor, "facts d_k"], residuals: Float[Tensor, "facts d_out"], preserved: Preserved, mu: float
-) -> Delta:
+) -> Delta | Dense:
     """Δ = R D⁻¹ Kᵀ (αC)⁻¹ with D = Kᵀ (αC)⁻¹ K + μI (EMMET): equality constraints, relaxed by μ.
 
-    Equal to ``ridge`` with λ = α·μ; with μ = 0 and dependent keys the pseudo-inverse of D is taken.
+    Equal to ``ridge`` with λ = α·μ, which it is with no fewer facts than key dimensions; with μ = 0 and dependent keys
+    the pseudo-inverse of D is taken.
     """
+    if mu > 0 and len(keys) >= keys.shape[1]:
+        return ridge(keys, residuals, Preserved(preserved.read, mu * preserved.lam))
     k, r = keys.to(preserved.factor), residuals.to(preserved.factor)
     spread = divided(whole(k), preserved.factor)
     inner = k @ spread.T + mu * torch.eye(len(k), dtype=k.dtype, device=k.device)
@@ -220,15 +246,21 @@ def null_space(
     Solved inside the null space, where the bracket is symmetric: Δ = R KᵀU (UᵀKKᵀU + UᵀSU + γI)⁻¹ Uᵀ. Float64; as
     factors, or itself with more facts than keys have dimensions.
     """
-    k = keys.to(preserved.basis) @ preserved.basis
-    bracket = k.T @ k
-    bracket.diagonal().add_(preserved.gamma)
+    basis = preserved.basis
+    bracket = basis.new_zeros(basis.shape[1], basis.shape[1])
     if preserved.past is not None:
-        bracket += preserved.basis.T @ preserved.past.to(k) @ preserved.basis
-    factor = cholesky(bracket)
+        bracket += basis.T @ preserved.past.to(basis) @ basis
+    bracket.diagonal().add_(preserved.gamma)
     if len(keys) < keys.shape[1]:
-        return Delta(residuals.to(k).T, preserved.basis @ divided(k, factor).T)
-    return Dense(divided(residuals.to(k).T @ k, factor) @ preserved.basis.T, residuals.T)
+        k = keys.to(basis) @ basis
+        factor = cholesky(bracket.addmm_(k.T, k))
+        return Delta(residuals.to(k).T, basis @ divided(k, factor).T)
+    written = basis.new_zeros(residuals.shape[1], basis.shape[1])
+    for k, r in parts(keys, residuals):
+        k = k.to(basis) @ basis
+        bracket.addmm_(k.T, k)
+        written.addmm_(r.to(basis).T, k)
+    return Dense(divided(written, cholesky(bracket)) @ basis.T, residuals.T)
 
 
 SOLVERS: dict[str, Callable[..., Delta | Dense]] = {

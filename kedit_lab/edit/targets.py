@@ -21,6 +21,7 @@ from kedit_lab.edit.recipe import Recipe
 from kedit_lab.extract.keys import keys, read
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.past import Known
+from kedit_lab.model.process import release, spare
 from kedit_lab.model.tokens import Row
 from kedit_lab.types import Fact
 
@@ -31,7 +32,7 @@ PAST = 0.1  # of what a token behind the lookup token holds, a token before it d
 @dataclass(frozen=True)
 class Targets:
     """Target values z (facts x d_model), the hidden states they started from, the loss curve of every group, and the
-    averaged keys of the last layer where they had to be read for the values."""
+    averaged keys of the last layer where they had to be read for the values (None where a pass is bounded)."""
 
     z: Float[Tensor, "facts d_model"]
     h: Float[Tensor, "facts d_model"]
@@ -105,12 +106,17 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     layer = lab.arch.layer(recipe.layers[-1])
     asked = questions(lab, facts, groups, recipe, prefixes)
     begun = None if recipe.target == "block" else starts(lab, [facts[members[0]] for members in groups], layer, recipe)
-    each = means = None
+    each = norms = alignment = None
     if recipe.align == "keys" or "key" in (recipe.bound, recipe.start):
         each = keys(lab, facts, layer, prefixes or None, recipe.token)
-        means = torch.stack([each[list(members)].float().mean(0) for members in groups]).to(lab.anchor.device)
-    alignment = Alignment.of(means, recipe) if recipe.align == "keys" and means is not None else None
-    z, h = (torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device) for _ in range(2))
+        means = averaged(each, groups).to(lab.anchor.device)
+        norms = means.norm(dim=1)
+        alignment = Alignment.of(means, recipe) if recipe.align == "keys" else None
+        del means
+        each = each if lab.work is None else None  # read again later, where little may be held
+    spare(lab)  # what reading keys and tokens held
+    h = torch.empty(len(facts), lab.arch.d_model, device=lab.anchor.device)
+    owner = torch.empty(len(facts), dtype=torch.long, device=lab.anchor.device)
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros(len(groups), lab.arch.d_model, device=lab.anchor.device)  # δ of every group so far
     # an aligned value depends on the size of its block, which therefore does not depend on the layer
@@ -118,14 +124,15 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     leads: Known = {}
     turns, most = (None, 0) if alignment is None else (alignment.turns(), recipe.block)
     for batch in batches(asked, tokens, turns, most):
+        if lab.work is not None:
+            release()
         kept = None if journal is None else journal.take(batch, known)
         if kept is None:
             rows = [replace(a, group=i) for i, g in enumerate(batch) for a in asked[g]]
-            norms = None if means is None else means[batch].norm(dim=1)
             ahead = None if alignment is None else alignment.ahead(batch)
             seen = None if watch is None else partial(tell, watch, known, batch)
             own = None if begun is None else begun[:, batch]
-            kept = descend(lab, rows, own, norms, layer, recipe, ahead, seen, leads)
+            kept = descend(lab, rows, own, norms if norms is None else norms[batch], layer, recipe, ahead, seen, leads)
             if journal is not None:
                 journal.keep(batch, *kept)
         start, delta, losses = kept
@@ -134,9 +141,16 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
             alignment.keep(batch, delta)
         for i, g in enumerate(batch):
             members = list(groups[g])
-            h[members], z[members] = start[i], start[i] + delta[i]
+            h[members], owner[members] = start[i], g
             curves[g] = losses[i]
-    return Targets(z, h, curves, each)
+    return Targets(h + known[owner], h, curves, each)
+
+
+def averaged(each: Float[Tensor, "facts d_k"], groups: Sequence[Sequence[int]]) -> Float[Tensor, "groups d_k"]:
+    """The mean key of every group; the keys themselves, not a copy, where each fact is one, in their order."""
+    if all(list(members) == [i] for i, members in enumerate(groups)):
+        return each.float()
+    return torch.stack([each[list(members)].float().mean(0) for members in groups])
 
 
 def starts(lab: Lab, heads: Sequence[Fact], layer: int, recipe: Recipe) -> Float[Tensor, "parts groups d_model"]:

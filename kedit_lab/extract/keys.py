@@ -10,11 +10,12 @@ from torch import Tensor
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import Known, behind, remembered
+from kedit_lab.model.process import release
 from kedit_lab.types import Fact
 
 CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, on another device
 WIDE, LEAST = 2**17, 16  # numbers in one key of every row that a CPU's pass may hold, but so many rows it does
-ROW = 128  # keys that a row of a pass holds, about, its past among them
+ROW = 192  # keys that a row of a pass holds, about, its past among them
 PASSES = 16  # passes whose states are held at once where means of them are all that is kept
 Prefixes = Sequence[str] | None | Literal["auto"]
 
@@ -48,11 +49,18 @@ def read(
     layers = [lab.arch.layer(layer) for layer in layers]
     if of is None:
         return gathered(lab, facts, part, layers, texts, token, leads)
-    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for some in chunks(facts, max(1, PASSES * rows_of_a_pass(lab) // len(texts))):
-        for layer, states in gathered(lab, some, part, layers, texts, token, leads).items():
-            kept[layer].append(of(states))
-    return {layer: torch.cat(found) for layer, found in kept.items()}
+    kept: dict[int, Tensor] = {}
+    for some in chunks(range(len(facts)), max(1, PASSES * rows_of_a_pass(lab) // len(texts))):
+        if lab.work is not None:
+            release()
+        asked = facts[some.start : some.stop]
+        for layer, states in gathered(lab, asked, part, layers, texts, token, leads).items():
+            found = of(states)
+            if layer not in kept:
+                kept[layer] = found.new_empty(len(facts), *found.shape[1:])
+            kept[layer][some.start : some.stop] = found
+            del states, found
+    return kept
 
 
 def rows_of_a_pass(lab: Lab) -> int:

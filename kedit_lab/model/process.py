@@ -16,6 +16,8 @@ from joblib import Parallel, parallel_config
 
 from kedit_lab.model.lab import Lab, load
 
+LARGE = 2**26  # bytes of a d_k x d_k matrix from which it counts what lies freed beside it
+
 
 @dataclass(frozen=True)
 class Source:
@@ -91,8 +93,19 @@ def own_chance() -> AbstractContextManager[None]:
     return torch.random.fork_rng(**named)
 
 
+def spare(lab: Lab) -> None:
+    """``release`` between the stages of an edit, where memory is short: passes are bounded, or C is large."""
+    if lab.work is not None or 8 * lab.arch.d_k**2 >= LARGE:
+        release()
+
+
 def trim() -> None:
-    """Give freed memory back to the system where the C library can: what was needed before is not needed beside."""
+    """Give memory that nothing needs any more back to the system: what was needed before is not needed beside."""
     gc.collect()
+    release()
+
+
+def release() -> None:
+    """Give freed memory back to the system where the C library can; it lies in pieces behind many small passes."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

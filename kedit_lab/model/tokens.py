@@ -154,9 +154,10 @@ def fact_prompts(tokenizer: Any, facts: Sequence[Fact], prefixes: Sequence[str] 
     """
     asked = [(fact, prefix) for fact in facts for prefix in prefixes]
     texts, found = [prefix + fact.text for fact, prefix in asked], []
+    one: dict[int, int] = {}  # equal ids are one object: rows are many, and kept long
     for (fact, prefix), (ids, offsets) in zip(asked, encoded(tokenizer, texts, chat), strict=True):
         at = lookup(offsets, len(prefix) + fact.prompt.index(SLOT), fact.subject, rule)
-        found.append((tuple(ids), at))
+        found.append((tuple(one.setdefault(i, i) for i in ids), at))
     return found
 
 

@@ -119,13 +119,14 @@ def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0,
                  moment_texts: Sequence[str] | None = None, **overrides: Any) -> pd.Series:  # fmt: skip
     """Peak memory (MB) and seconds of one edit of ``n`` facts, statistics in their cache, and what it needs at least.
 
-    ``ratio`` is (model + what the edit took at its peak) / (model + keys and residuals in float32). ``work`` is the
-    bound of a pass, if the lab has one; it is then a second edit of the process that is measured, as libraries keep
-    some of what they take for a first.
+    ``ratio`` is (model + what the edit took at its peak) / (model + keys and residuals in float32; of ROME the averaged
+    keys and the bare ones). ``work`` is the bound of a pass, if the lab has one; it is then a second edit of the
+    process that is measured, as libraries keep some of what they take for a first.
     """
     facts, recipe = by_density(n, 2, seed), find(method).on(lab.arch, **overrides)
     edit(lab, facts if lab.work else facts[:2], recipe, moment_texts)
-    needed = 4 * n * len(recipe.layers) * (lab.arch.d_k + lab.arch.d_model)
+    each = 2 if (recipe.solver, recipe.met) == ("equality", "bare") else 1
+    needed = 4 * n * len(recipe.layers) * (each * lab.arch.d_k + lab.arch.d_model)
     (_, peak), took = clock(lab, lambda: peak_memory(lab, lambda: edit(lab, facts, recipe, moment_texts)))
     sizes = {"work": lab.work, "model": lab.nbytes, "keys and residuals": needed, "peak": peak}
     told = {name: float("nan") if size is None else size / 1e6 for name, size in sizes.items()}

@@ -105,6 +105,7 @@ def test_memory_is_measured_where_it_is_taken(lab):
     assert told["keys and residuals"] == pytest.approx(20 * (768 + 192) * 4e-6)
     whole = (told["model"] + told["peak"]) / (told["model"] + told["keys and residuals"])
     assert told["ratio"] == pytest.approx(whole)
+    assert bench_memory(lab, 2, "rome", steps=2)["keys and residuals"] == pytest.approx(2 * (2 * 768 + 192) * 4e-6)
 
 
 def test_small_passes_hold_less(lab):

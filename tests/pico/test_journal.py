@@ -280,7 +280,7 @@ def test_no_room_is_said_before_anything_is_computed(pico, tmp_path, found, monk
     ("recipe", "n"), [("memit", 16), ("memit", 60), ("emmet", 60), ("rect", len(FACTS)), ("ft-m", len(FACTS))]
 )
 def test_the_room_asked_for_is_about_what_is_written(pico, tmp_path, recipe, n):
-    """Also of more facts than keys have dimensions, where some solvers keep factors and some ΔW itself."""
+    """Also of more facts than keys have dimensions, where solvers keep ΔW itself."""
     more = SETTINGS if recipe != "ft-m" else {"layers": (0,), "epochs": 2}
     names = [f"{chr(65 + i % 26)}{chr(97 + i // 26)}" for i in range(n)]
     facts = FACTS if n == len(FACTS) else [Fact(name, "{} works in", "Paris") for name in names]
@@ -289,7 +289,7 @@ def test_the_room_asked_for_is_about_what_is_written(pico, tmp_path, recipe, n):
     text = len(json.dumps([vars(fact) for fact in facts])) * 2  # the manifest's share matters in a small file
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes["edit.safetensors"] + sizes["targets.log"] < 1.5 * wanted + 4 * text + 4000
-    assert sizes["edit.safetensors"] > 0.2 * wanted
+    assert sizes["edit.safetensors"] > 0.4 * wanted
 
 
 @pytest.mark.parametrize("place", ["below a file", "/proc"])

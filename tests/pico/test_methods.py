@@ -1,14 +1,17 @@
 """Every recipe on every architecture: it changes the tensors it names, and all comes back bit for bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kedit_lab.edit import finetune, targets
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.finetune import adapters
+from kedit_lab.edit.groups import group
 from kedit_lab.edit.mend import Editor, edited_weights, gradients
 from kedit_lab.edit.recipe import Hyper, Neurons, Recipe, Tuning
-from kedit_lab.edit.recipes import TABLE
+from kedit_lab.edit.recipes import TABLE, find
 from kedit_lab.edit.run import edit, remember
 from kedit_lab.extract.keys import values
 from kedit_lab.model.lab import make_lab
@@ -243,6 +246,19 @@ def test_eamet_without_alignment_is_memit(pico, cache):
     off = {"align_kl": 0.0, "align_mse": 0.0, "start": "zero", "bound": "hidden"}
     aligned = edit(pico, FACTS, "eamet", TEXTS, cache, **same | off)
     torch.testing.assert_close(plain.delta(1), aligned.delta(1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "facts"), [("eamet", FACTS[1:]), ("eamet", FACTS), ("eamet-merge", FACTS)])
+def test_keys_are_kept_or_read_again(pico, cache, method, facts):
+    """Where little may be held, keys are not held from the values to the solve; the same blocks give the same bits."""
+    same = {"layers": (1,), "steps": 4, "prefixes": 1, "lam": 1.0, "stop": 0.0}
+    recipe, held = find(method).on(pico.arch, **same), []
+    for lab in (pico, replace(pico, work=10**9)):
+        found = targets.values(lab, facts, group(lab, facts, recipe.group, 1), recipe, lab.prefixes(1))
+        held.append(found.keys is not None)
+    assert held == [True, False]
+    kept, again = (edit(lab, facts, method, TEXTS, cache, **same) for lab in (pico, replace(pico, work=10**9)))
+    assert torch.equal(kept.delta(1), again.delta(1))
 
 
 def test_order_matters_for_eamet_alone(pico, cache):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kedit_lab.edit import align
 from kedit_lab.edit.align import Alignment, Wanted, unit
 from kedit_lab.edit.recipes import find
 
@@ -67,11 +68,12 @@ def test_first_fact_has_nothing_to_align_with():
 
 
 @pytest.mark.parametrize("sees", ["earlier", "all"])
-def test_a_block_sees_earlier_blocks_and_itself(sees):
+def test_a_block_sees_earlier_blocks_and_itself(monkeypatch, sees):
     """Every row against those before it (or all others so far); only a row's own δ gets a gradient from its loss."""
     keys, delta, earlier = normal(0, 5, 8), normal(1, 3, 6).requires_grad_(), normal(2, 2, 6)
     alignment = Alignment.of(keys, RECIPE.with_(sees=sees))
     alignment.keep([0, 1], earlier)
+    monkeypatch.setattr(align, "BLOCK", 2)  # keys that are compared together
     found = alignment.ahead([2, 3, 4]).loss(delta)
     everyone = torch.cat([earlier, delta.detach()])
     for row, fact in enumerate((2, 3, 4)):

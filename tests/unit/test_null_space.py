@@ -13,6 +13,13 @@ SEEDS = st.integers(0, 10_000)
 FACTS = st.integers(1, 20)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def several_facts_in_a_part():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solvers, "PARTS", 4)
+        yield
+
+
 def normal(seed, *shape):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -153,7 +160,7 @@ def test_unrelaxed_emmet_is_rome_for_one_fact(seed):
     torch.testing.assert_close(relaxed(k, r, c, 0.0).matrix(), equality(k, r, c, k).matrix(), rtol=1e-6, atol=1e-9)
 
 
-@given(SEEDS, st.integers(2, 6))
+@given(SEEDS, st.sampled_from([2, 3, 6, D_K, D_K + 5]))
 def test_equality_writes_facts_one_after_another(seed, n):
     """The triangular system is the loop: each fact's residual as its predecessors left it, met exactly after it."""
     k, met, r, c = normal(seed, n, D_K), normal(seed + 3, n, D_K), normal(seed + 1, n, 4), moment(seed + 2)
@@ -163,17 +170,26 @@ def test_equality_writes_facts_one_after_another(seed, n):
         total = total + equality(k[i : i + 1], left, preserved, met[i : i + 1]).matrix()
         size = max(1.0, float(total.norm() * met[i].norm()))
         torch.testing.assert_close(total @ met[i], r[i], rtol=1e-6, atol=1e-9 * size)
-    torch.testing.assert_close(
-        equality(k, r, preserved, met).matrix(), total, rtol=1e-6, atol=1e-9 * float(total.norm())
-    )
+    close = {"rtol": 1e-6, "atol": 1e-9 * float(total.norm())}
+    written = []
+    for size in (1, 5):  # facts of a part, where all are as many as key dimensions
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(solvers, "PARTS", D_K // size)
+            delta = equality(k, r, preserved, met)
+        torch.testing.assert_close(delta.matrix(), total, **close)
+        written.append(delta.left)
+    torch.testing.assert_close(*written, **close)
 
 
 @given(SEEDS, FACTS, st.floats(0.01, 10), st.floats(0.01, 10))
 def test_relaxed_is_ridge_with_the_product(seed, n, alpha, mu):
     c = moment(seed) + 0.1 * torch.eye(D_K, dtype=torch.float64)
     k, r = normal(seed + 2, n, D_K), normal(seed + 3, n, D_OUT)
-    expected = ridge(k, r, Preserved(c, alpha * mu)).matrix()
-    torch.testing.assert_close(relaxed(k, r, Preserved(c, alpha), mu).matrix(), expected, rtol=1e-6, atol=1e-9)
+    found = relaxed(k, r, Preserved(c, alpha), mu).matrix()
+    torch.testing.assert_close(found, ridge(k, r, Preserved(c, alpha * mu)).matrix(), rtol=1e-6, atol=1e-9)
+    spread = torch.linalg.solve(alpha * c, k.T)
+    inner = k @ spread + mu * torch.eye(n, dtype=torch.float64)
+    torch.testing.assert_close(found, r.T @ torch.linalg.solve(inner, spread.T), rtol=1e-5, atol=1e-8)
 
 
 @given(SEEDS, st.integers(1, D_K - 2))

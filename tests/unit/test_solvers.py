@@ -5,12 +5,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kedit_lab.edit import solvers
 from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved, cholesky, divided, mirror, ridge
 from kedit_lab.extract.betas import betas
 from kedit_lab.types import Delta, Dense
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-8}
 FEW, MANY = (3, 8), (8, 3)  # (facts, d_k): the Woodbury form and the dense form
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_facts_in_a_part():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solvers, "PARTS", 2)
+        yield
 
 
 def normal(seed, *shape):
