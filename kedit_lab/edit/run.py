@@ -124,7 +124,6 @@ def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[s
     with timed(clock, "targets"):
         spare(lab)  # what looking for statistics held
         found = targets.values(lab, facts, groups, recipe, prefixes, watch, log)
-        spare(lab)  # what its passes held
     if not found.z.isfinite().all() or not all(map(isfinite, chain(*found.curves))):
         raise ValueError("the targets or losses hold NaN or infinite values; load an undamaged checkpoint, or lower lr")
     if torch.equal(found.z, found.h):
@@ -176,13 +175,14 @@ def solve(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[st
     try:
         for index, layer in enumerate(recipe.layers):
             projection, kept = lab.arch.mlp[layer], preserved.pop(layer)
-            if isinstance(kept, NullSpace):
-                with timed(clock, "statistics"):
+            with timed(clock, "statistics"):
+                spare(lab, collect=True)  # what the passes of the targets, or the layer before, held
+                if isinstance(kept, NullSpace):
                     kept.find()
                     spare(lab)
             with timed(clock, "keys"):
                 k, met, now = current(lab, facts, recipe, layer, prefixes, known)
-                spare(lab)  # what these passes held, before the solve asks for d_k x d_k
+                spare(lab, collect=True)  # what these passes held, before the solve asks for d_k x d_k
             share = SPREADS[recipe.spread](len(recipe.layers) - index)
             extra: dict[str, Any] = {"equality": {"met": met}, "relaxed": {"mu": recipe.mu}}.get(recipe.solver, {})
             with timed(clock, "solve"):

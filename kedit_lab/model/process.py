@@ -93,10 +93,11 @@ def own_chance() -> AbstractContextManager[None]:
     return torch.random.fork_rng(**named)
 
 
-def spare(lab: Lab) -> None:
-    """``release`` between the stages of an edit, where memory is short: passes are bounded, or C is large."""
+def spare(lab: Lab, collect: bool = False) -> None:
+    """``release`` between the stages of an edit, where memory is short: passes are bounded, or C is large. ``collect``
+    garbage first, for some 0.3 s, where passes have left much of it."""
     if lab.work is not None or 8 * lab.arch.d_k**2 >= LARGE:
-        release()
+        (trim if collect else release)()
 
 
 def trim() -> None:
