@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from kedit_lab.extract.moments import lab_text
 from kedit_lab.facts.sets import by_density
@@ -82,20 +83,20 @@ def run_bench(args: argparse.Namespace) -> None:
             show(against.to_frame().T)
         elif name == "methods":
             print(f"\nevery locate-then-edit recipe at {most} facts, one edit each")
-            show(bench_methods(lab, most, args.methods))
+            show(bench_methods(lab, most, args.methods, progress=True))
         elif name == "scale":
             print("\nseconds of one edit, every step taken")
             reused = {"reuse": args.reuse} if args.reuse else {}
-            show(scale(lab, args.sizes, args.extrapolate, args.methods or METHODS, **changed | reused))
+            show(scale(lab, args.sizes, args.extrapolate, args.methods or METHODS, progress=True, **changed | reused))
         elif args.shape:
             print("\npeak memory, MB, of two steps")
             setting = {"moment_texts": texts, "steps": 2, "prefixes": 0}
-            rows = {(m, n): bench_memory(lab, n, m, **setting) for m in methods for n in args.sizes}
+            rows = {(m, n): bench_memory(lab, n, m, **setting) for m in tqdm(methods) for n in args.sizes}
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
             print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
             bounds = [None, lab.work or SMALL * lab.nbytes]
-            rows = {(m, b): bench_memory(replace(lab, work=b), 10 * most, m) for m in methods for b in bounds}
+            rows = {(m, b): bench_memory(replace(lab, work=b), 10 * most, m) for m in tqdm(methods) for b in bounds}
             show(pd.DataFrame(rows).T.droplevel(1))
 
 

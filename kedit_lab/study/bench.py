@@ -9,6 +9,7 @@ import pandas as pd
 import psutil
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from kedit_lab.edit import targets
 from kedit_lab.edit.groups import group
@@ -90,9 +91,8 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
     return pd.DataFrame(rows)
 
 
-def bench_methods(
-    lab: Lab, n: int = 100, names: Sequence[str] | None = None, steps: int = 8, seed: int = 0
-) -> pd.DataFrame:
+def bench_methods(lab: Lab, n: int = 100, names: Sequence[str] | None = None, steps: int = 8, seed: int = 0,
+                  progress: bool = False) -> pd.DataFrame:  # fmt: skip
     """Seconds of one edit of ``n`` facts with every locate-then-edit recipe, and the ratio to memit, in this process.
 
     As shipped, where recipes stop at different times (``steps`` is the mean length of a curve), and with the same
@@ -102,7 +102,7 @@ def bench_methods(
     names = names or [name for name, recipe in TABLE.items() if isinstance(recipe, Recipe)]
     facts = by_density(n, seed=seed)
     rows = []
-    for name in ["memit", *(name for name in names if name != "memit")]:
+    for name in tqdm(["memit", *(name for name in names if name != "memit")], disable=not progress):
         edit(lab, facts[:2], name)  # warm up, and fill the cache
         made, equal = edit(lab, facts, name), edit(lab, facts, name, steps=steps, stop=0.0, settled=0.0)
         spent = [sum(t for stage, t in e.seconds.items() if stage != "statistics") for e in (made, equal)]

@@ -55,7 +55,8 @@ def operations(arch: Arch, recipe: AnyRecipe, n: int, steps: float | int | None 
         read = sum(forward(arch, rows * length, layer + 1) for layer in recipe.layers)
         side = arch.d_k
         factor = 9 * side**3 if recipe.solver == "null-space" else side**3 // 3
-        solve = len(recipe.layers) * (factor + 4 * n * side**2 + min(n, side) ** 2 * max(n, side))
+        products = 4 * n * side**2 + n**2 * side if n < side else 2 * n * side * (side + arch.d_model)
+        solve = len(recipe.layers) * (factor + products)
         return once + int((recipe.steps if steps is None else steps) * step) + read, solve
     passes = recipe.epochs * recipe.repeats if isinstance(recipe, Tuning) else 1
     passes = recipe.steps * arch.layers if isinstance(recipe, Neurons) else passes

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
@@ -85,7 +86,7 @@ def extrapolated(lab: Lab, recipe: Recipe, seen: dict[int, dict[str, float]], n:
 
 
 def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = (), methods: Sequence[str] = METHODS,
-          seed: int = 0, **overrides: Any) -> pd.DataFrame:  # fmt: skip
+          seed: int = 0, progress: bool = False, **overrides: Any) -> pd.DataFrame:  # fmt: skip
     """Seconds by stage, facts a second, peak memory (MB, model included) and share of the machine's matrix rate.
 
     One row per method and number of facts, ``measured`` or ``extrapolated`` from the measured ones. Every step is taken
@@ -95,7 +96,7 @@ def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = 
     rate, rows = matrix_rate(lab), []
     texts = lab_text()[:TEXTS]
     with TemporaryDirectory() as folder:
-        for method in methods:
+        for method in tqdm(methods, disable=not progress):
             recipe = find(method).on(lab.arch, **{"stop": 0.0, "settled": 0.0} | overrides)
             basis = Basis.of(lab, recipe, texts, Path(folder))
             measured(lab, many(PER_SUBJECT, seed), recipe, basis, rate)  # warm up

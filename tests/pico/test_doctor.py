@@ -60,6 +60,8 @@ def test_operations_count_what_is_run(make):
     still = operations(arch, low, 50, steps=0)[0]
     assert operations(arch, low, 50, steps=10)[0] - still == (operations(arch, low, 50)[0] - still) // 2
     assert operations(arch, kl.Tuning("ft", layers=(0,), epochs=4), 50)[1] == 0
+    some, more = (operations(arch, low, facts * arch.d_k)[1] for facts in (1, 3))
+    assert more - some == 2 * 2 * arch.d_k**2 * (arch.d_k + arch.d_model), "K Kᵀ and R Kᵀ of every further fact"
 
 
 def test_estimates_are_refused_where_there_is_nothing_to_count(make):
