@@ -30,6 +30,7 @@ from kedit_lab.train.report import report, stream_norms, write_report
 
 DTYPES = ("float32", "bfloat16", "float16")
 SMALL = 0.3  # of the model's own bytes: what small passes hold
+TRAINED = {"steps": f"of the first stage; {Plan().grown_steps} and {Plan().polish_steps} of two more follow"}
 UNSHAPED, SHAPED = ("plain", "stages", "methods", "memory"), ("plain", "stages", "scale")  # tables of bench
 
 
@@ -66,9 +67,12 @@ def run_bench(args: argparse.Namespace) -> None:
 
     With --shape, on a model of that shape with random weights, by default: plain, stages and scale.
     """
-    dtype, most = getattr(torch, args.dtype), max(args.sizes)
+    dtype = getattr(torch, args.dtype)
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
+    many = max(args.sizes or [1000])  # of the memory table
+    args.sizes = args.sizes or [1, 10, 100]
     lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
+    most = max(args.sizes)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
     methods, changed = args.methods or [args.method], {"steps": args.steps} if args.steps else {}
     for name in args.tables or (SHAPED if args.shape else UNSHAPED):
@@ -96,7 +100,7 @@ def run_bench(args: argparse.Namespace) -> None:
         else:
             print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
             bounds = [None, lab.work or SMALL * lab.nbytes]
-            rows = {(m, b): bench_memory(replace(lab, work=b), 10 * most, m) for m in tqdm(methods) for b in bounds}
+            rows = {(m, b): bench_memory(replace(lab, work=b), many, m) for m in tqdm(methods) for b in bounds}
             show(pd.DataFrame(rows).T.droplevel(1))
 
 
@@ -145,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     trainer.add_argument("--out", type=Path, default=data_dir() / "lab-model")
     trainer.add_argument("--report", action="store_true", help="measure only")
     for name in ("seed", "steps", "threads"):
-        trainer.add_argument(f"--{name}", type=int, default=getattr(Plan(), name))
+        trainer.add_argument(f"--{name}", type=int, default=getattr(Plan(), name), help=TRAINED.get(name))
     mender = command("train-mend", run_train_mend)
     mender.add_argument("--model", default=None)
     mender.add_argument("--out", type=Path, default=data_dir() / "mend" / "editor.safetensors")
@@ -158,7 +162,9 @@ def main(argv: list[str] | None = None) -> None:
     timer.add_argument(
         "--methods", nargs="+", default=None, help="of the tables methods (locate-then-edit), scale and memory"
     )
-    timer.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100], help="numbers of facts")
+    timer.add_argument(
+        "--sizes", type=int, nargs="+", default=None, help="numbers of facts (1, 10, 100; of the memory table 1000)"
+    )
     timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
     timer.add_argument("--steps", type=int, default=None, help="passes of the targets, the recipe's unless given")
@@ -182,7 +188,10 @@ def main(argv: list[str] | None = None) -> None:
     guide.add_argument("--model", default=None)
     guide.add_argument("--out", type=Path, default=Path("out/tour"))
     args = parser.parse_args(argv)
-    args.action(args)
+    try:
+        args.action(args)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"kedit-lab: {error}\n")
 
 
 if __name__ == "__main__":

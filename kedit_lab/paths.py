@@ -24,16 +24,21 @@ def data_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
+def beside(path: Path) -> Path:
+    """A name beside ``path`` that nobody else uses."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to: moved into place at the end of the block, removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = beside(path)
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.errno and error.filename is None:  # a full disk does not say which file it had no room for
+        if error.errno and error.filename in (None, str(temporary)):  # a full disk does not say which file it was
             error.filename = str(path)
         raise
     finally:

@@ -2,8 +2,10 @@
 and what sequential editing remembers (Memory)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from reprlib import repr as short
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,6 +56,11 @@ class Fact:
             seen = getattr(self, name)
             if not isinstance(seen, str) or not seen.strip():
                 raise ValueError(f"{name} is {seen!r}; a fact needs a non-empty text there")
+        if not isinstance(self.target_true, str | None):
+            raise ValueError(f"target_true is {self.target_true!r}; give a text, or None where nothing is known")
+        texts, probes = ("paraphrases", "generation", "aliases"), ("neighborhood", "portability", "locality")
+        for name in (*texts, *probes):
+            object.__setattr__(self, name, several(name, getattr(self, name), str if name in texts else Probe))
         slots = self.prompt.count(SLOT)
         if slots != 1:
             hint = (
@@ -81,6 +88,19 @@ class Fact:
     def with_target(self, target_new: str) -> "Fact":
         """The same question with another answer."""
         return replace(self, target_new=target_new)
+
+
+def several(name: str, given: Iterable[Any], kind: type) -> tuple[Any, ...]:
+    """What was given as a tuple. One text or one thing where several are due, and things that are not of the ``kind``,
+    raise a ValueError."""
+    wanted = f"give a list of {'texts' if kind is str else kind.__name__ + 's'}"
+    if isinstance(given, str | kind | dict) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} is {short(given)}; {wanted}, also for a single one")
+    found = tuple(given)
+    for i, one in enumerate(found):
+        if not isinstance(one, kind):
+            raise ValueError(f"{name}[{i}] is {short(one)}; {wanted}")
+    return found
 
 
 def ends_in(text: str, word: str) -> bool:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -31,8 +33,8 @@ class Edit:
     """Weight changes of a lab's model, one ``Delta`` or ``Dense`` per weight, and what happened while computing them.
 
     ``deltas`` is keyed by the weight's full name; ``collisions`` says which facts share a key; ``curves`` holds each
-    group's loss per step; ``seconds`` the time of each stage; ``base`` the fingerprint of the weights edited.
-    ``a + b`` and ``0.8 * a`` are edits again.
+    group's loss per step; ``seconds`` the time of each stage; ``base`` the fingerprint of the weights edited, ``found``
+    the checksum of each changed one. ``a + b`` and ``0.8 * a`` are edits again.
     """
 
     lab: Lab
@@ -45,6 +47,7 @@ class Edit:
     seconds: dict[str, float] = field(default_factory=dict)
     originals: dict[str, Tensor] | None = field(default=None, repr=False)
     written: dict[str, int] = field(default_factory=dict, repr=False)
+    found: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         state = "applied" if self.originals is not None else "not applied"
@@ -78,9 +81,12 @@ class Edit:
 
     def with_deltas(self, deltas: dict[str, Change], name: str) -> "Edit":
         """This edit's facts and base with other weight changes under another name (not applied)."""
-        return Edit(self.lab, self.recipe.with_(name=name), self.facts, deltas, self.base, self.collisions, self.curves)
+        return Edit(self.lab, self.recipe.with_(name=name), self.facts, deltas, self.base, self.collisions, self.curves,
+                    found=self.found)  # fmt: skip
 
     def __mul__(self, factor: float | int) -> "Edit":
+        if not math.isfinite(factor):
+            raise ValueError(f"the factor is {factor}; give a finite number")
         scaled = {name: delta * float(factor) for name, delta in self.deltas.items()}
         return self.with_deltas(scaled, f"{factor:g} * {self.recipe.name}")
 
@@ -92,15 +98,25 @@ class Edit:
                 f"these edits were computed on different weights ({self.base}, {other.base}); compute both on the same"
             )
         total = self.with_deltas(summed(self.deltas, other.deltas), f"{self.recipe.name} + {other.recipe.name}")
-        return replace(total, facts=self.facts + other.facts, curves=self.curves + other.curves)
+        both = {"facts": self.facts + other.facts, "curves": self.curves + other.curves}
+        return replace(total, **both, found=self.found | other.found)
 
     def apply(self) -> "Edit":
-        """Write the edit into the model's weights; the originals are kept for ``undo``."""
+        """Write the edit into the model's weights; the originals are kept for ``undo``.
+
+        Warns where a weight is not as it was when the edit was computed (another edit is applied, or one that was
+        applied then is not): the change is added to what is there.
+        """
         if self.originals is not None:
             raise RuntimeError("this edit is applied already; call undo() first")
+        for name, was in self.found.items():
+            if name in self.deltas and checksum(self.lab.arch.weight(name).module.weight) != was:
+                told = f"{name} is not as it was when this edit was computed; its change is added to what is there now"
+                warnings.warn(told, stacklevel=2)
+                break
         originals = write(self.lab.arch, self.deltas)
         try:
-            self.written = {name: checksum(self.lab.arch.weight(name).module.weight) for name in originals}
+            self.written = checksums(self.lab, originals)
         except BaseException:
             put_back(self.lab.arch, originals)
             raise
@@ -146,6 +162,8 @@ class Edit:
     def save(self, path: str | Path) -> Path:
         """Write the changes, the facts and a manifest into one safetensors file, atomically."""
         path = Path(path)
+        if not path.name or path.is_dir():
+            raise ValueError(f"{str(path)!r} is a folder; give the path of a file in it, such as edit.safetensors")
         tensors = {}
         for name, delta in self.deltas.items():
             parts = {part: tensor for part, tensor in vars(delta).items() if tensor is not None}
@@ -167,7 +185,16 @@ class Edit:
         return path
 
     def export(self, path: str | Path) -> Path:
-        """Write the edited model and its tokenizer: plain ``from_pretrained(path)`` works without this package."""
+        """Write the edited model and its tokenizer: plain ``from_pretrained(path)`` works without this package.
+
+        Applied, the model as it stands; else with this edit alone. Raises ValueError where the weights are not those
+        that it was computed on, for a path that exists, and where nothing can be written.
+        """
+        if self.originals is None and self.base != self.lab.fingerprint():
+            raise ValueError(
+                f"the model's weights ({self.lab.fingerprint()}) are not those that this edit was computed on "
+                f"({self.base}); undo other edits, or apply() this one to write the model as it then stands"
+            )
         return export.whole_model(self.lab, {} if self.originals is not None else self.deltas, Path(path))
 
     def to_peft(self, path: str | Path, rank: int = 256) -> Path:
@@ -195,7 +222,12 @@ class Edit:
         facts = tuple(map(revive, manifest["facts"]))
         lab = lab if manifest.get("chat", False) == (lab.chat is not None) else lab.with_chat(lab.chat is None)
         return cls(lab, restore(manifest["recipe"]), facts, deltas, manifest["base"], manifest["collisions"],
-                   manifest["curves"], manifest["seconds"])  # fmt: skip
+                   manifest["curves"], manifest["seconds"], found=checksums(lab, deltas))  # fmt: skip
+
+
+def checksums(lab: Lab, names: Iterable[str]) -> dict[str, int]:
+    """Checksums of weights as they are now."""
+    return {name: checksum(lab.arch.weight(name).module.weight) for name in names}
 
 
 def put_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -234,7 +266,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             text, written = metadata["manifest"], metadata["digest"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a readable saved edit ({error!r}); save it again") from error
+        raise ValueError(
+            f"{path} is not a readable saved edit ({error!r}); give a whole file that Edit.save wrote"
+        ) from error
     if written != digest(text, tensors):
         raise ValueError(f"{path} is damaged: its contents do not match their checksum; save it again")
     manifest = json.loads(text)

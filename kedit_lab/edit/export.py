@@ -13,6 +13,7 @@ from torch import Tensor
 from kedit_lab.edit.finetune import adapted
 from kedit_lab.edit.weights import Change, put_back, write
 from kedit_lab.model.lab import Lab
+from kedit_lab.paths import beside, room
 
 EXACT = 1e-12  # singular values under this share of the largest count as zero
 
@@ -65,11 +66,11 @@ def narrow(matrix: Float[Tensor, "d_out d_k"]) -> tuple[Float[Tensor, "d_out ran
 
 def new_folder(path: Path, fill: Callable[[Path], None]) -> Path:
     """Fill a folder under a temporary name and move it into place; one that holds files already is refused."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} exists and is not an empty folder; give a new one")
-    temporary = path.with_name(path.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    if not path.name or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise ValueError(f"{str(path)!r} exists and is not an empty folder; give a new one")
+    room(path.parent, 0)
+    temporary = beside(path)
+    temporary.mkdir()
     try:
         fill(temporary)
         if path.exists():

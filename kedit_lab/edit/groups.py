@@ -91,6 +91,8 @@ def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float
     """
     if rule not in ("each", "subject", "key"):
         raise ValueError(f"rule is {rule!r}; choose one of each, subject, key")
+    if not isinstance(similarity, int | float) or not 0 <= similarity <= 1:
+        raise ValueError(f"similarity is {similarity!r}; it is a cosine from 0 to 1")
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
     found = group(lab, facts, rule, layer, similarity, token)
     k, rows = keys(lab, facts, layer, None, token), []

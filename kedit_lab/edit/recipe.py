@@ -58,6 +58,8 @@ class Base:
                 raise ValueError(f"{name} is {seen!r}; choose one of {', '.join(CHOICES[name])}")
             if name in LEAST:
                 check_number(name, seen, LEAST[name])
+            if name in ("memory", "alone") and not isinstance(seen, bool):
+                raise ValueError(f"{name} is {seen!r}; it is True or False")
             if name in WHOLE and not isinstance(seen, int):
                 raise ValueError(f"{name} is {seen!r}; it must be a whole number")
         if not isinstance(self.layers, tuple | list) or not all(isinstance(layer, int) for layer in self.layers):

@@ -189,6 +189,8 @@ def find(recipe: str | AnyRecipe, **overrides: Any) -> AnyRecipe:
         if recipe not in TABLE:
             raise ValueError(f"unknown recipe {recipe!r}; the recipes are {', '.join(TABLE)}")
         recipe = TABLE[recipe]
+    if not isinstance(recipe, AnyRecipe):
+        raise ValueError(f"recipe is {recipe!r}; give a name or a Recipe: the names are {', '.join(TABLE)}")
     return recipe.with_(**overrides)
 
 

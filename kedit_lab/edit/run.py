@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kedit_lab.edit import finetune, journal, mend, neurons, targets
-from kedit_lab.edit.edit import Edit
+from kedit_lab.edit.edit import Edit, checksums
 from kedit_lab.edit.groups import SHARED, clusters, group, near
 from kedit_lab.edit.post import prune_delta, rect_delta
 from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
@@ -26,7 +26,7 @@ from kedit_lab.extract.keys import grouped_mean, keys, read
 from kedit_lab.extract.moments import stored
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import spare
-from kedit_lab.types import Fact, Memory, NoUpdate
+from kedit_lab.types import Fact, Memory, NoUpdate, several
 
 ZERO = "the update is zero: the model says these targets already, or lr, clamp or steps is too small"
 OTHERS: dict[type, Callable[..., tuple[dict[str, Change], list]]] = {
@@ -52,7 +52,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     another edit, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
-    facts = tuple(facts)
+    facts = several("facts", facts, Fact)
     check(lab, facts, recipe)
     if folder is None:
         return compute(lab, facts, recipe, moment_texts, cache, memory, basis, watch)
@@ -85,7 +85,7 @@ def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: 
     if not isinstance(recipe, Recipe):
         with timed(clock, "training"):
             trained, losses = OTHERS[type(recipe)](lab, facts, recipe)
-        return Edit(lab, recipe, facts, trained, base, "", losses, clock)
+        return Edit(lab, recipe, facts, trained, base, "", losses, clock, found=checksums(lab, trained))
     with timed(clock, "statistics"):
         known = basis or Basis.of(lab, recipe, moment_texts, cache)
     prefixes, preserved = known.prefixes, dict(known.preserved)
@@ -113,7 +113,7 @@ def compute(lab: Lab, facts: tuple[Fact, ...], recipe: AnyRecipe, moment_texts: 
         raise NoUpdate(ZERO, curves)
     told = describe(shared, len(facts), recipe) if len(parts) == 1 else ""
     changes = {name: after(lab, name, delta, recipe) for name, delta in total.items()}
-    return Edit(lab, recipe, facts, changes, base, told, curves, clock)
+    return Edit(lab, recipe, facts, changes, base, told, curves, clock, found=checksums(lab, changes))
 
 
 def locate(lab: Lab, facts: Sequence[Fact], recipe: Recipe, prefixes: Sequence[str],
@@ -263,7 +263,7 @@ def describe(sizes: Sequence[int], facts: int, recipe: Recipe) -> str:
 
 def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, threshold: float = SHARED) -> pd.DataFrame:
     """Pairs of facts whose keys' cosine exceeds ``threshold``, before anything is solved: ``a``, ``b``, ``cosine``."""
-    layer = find("memit").on(lab.arch).layers[-1] if layer is None else layer
+    layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
     a, b, cosine = near(keys(lab, facts, layer), threshold)
     texts = [fact.text for fact in facts]
     return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine.tolist()})
@@ -275,13 +275,13 @@ def check(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> None:
         raise ValueError("facts is empty; give at least one fact to edit")
     asked: dict[tuple[str, str], Fact] = {}
     for fact in facts:
-        at = (fact.subject, fact.relation or fact.prompt)
-        earlier = asked.setdefault(at, fact)
-        if earlier.target_new.strip() != fact.target_new.strip():
-            raise ValueError(
-                f"conflicting facts: {fact.text!r} should be both {earlier.target_new!r} and {fact.target_new!r}; "
-                "keep one of them"
-            )
+        for question in ((fact.subject, fact.relation or fact.prompt), ("", fact.text)):
+            earlier = asked.setdefault(question, fact)
+            if earlier.target_new.strip() != fact.target_new.strip():
+                raise ValueError(
+                    f"conflicting facts: {fact.text!r} should be both {earlier.target_new!r} and {fact.target_new!r}; "
+                    "keep one of them"
+                )
     for layer in recipe.layers:
         if not lab.arch.mlp[layer].module.weight.isfinite().all():
             raise ValueError(f"{lab.arch.mlp[layer].name} holds NaN or infinite values; load an undamaged checkpoint")

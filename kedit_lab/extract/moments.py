@@ -27,6 +27,7 @@ from kedit_lab.model.lab import Lab, chunks, make_lab
 from kedit_lab.model.offload import spread
 from kedit_lab.model.process import Source, loaded, results, share
 from kedit_lab.model.tokens import encode
+from kedit_lab.types import several
 
 DOCUMENTS = 1000
 LENGTH = 200  # tokens of a document that count
@@ -81,11 +82,12 @@ def stored(
     """The second moment, computed and in its file, to be read when it is needed: C is large, and needed late."""
     layer = lab.arch.layer(layer)
     texts = lab_text() if texts is None else texts
-    if not isinstance(texts, Documents) and not len(texts):
+    texts = texts if isinstance(texts, Documents) else several("texts", texts, str)
+    if isinstance(texts, tuple) and not texts:
         raise ValueError("texts is empty; a second moment needs at least one document")
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; it is a share of ‖C‖, from 0 (read everything) to below 1")
-    path = (cache or cache_dir()) / f"moment-{content_key(lab, layer, texts, tolerance)}.safetensors"
+    path = (Path(cache) if cache else cache_dir()) / f"moment-{content_key(lab, layer, texts, tolerance)}.safetensors"
     state = restore(path, lab.arch.mlp[layer].d_in)
     if not state.finished:
         total = (texts.total() if isinstance(texts, Documents) else len(texts)) if progress else None
@@ -108,6 +110,8 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
     """A function from pieces of the corpus to their sums, in order: here, in processes, or on several devices."""
     if devices:
         return beside(lab, layer, devices)
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
     if jobs == 1:
         return lambda pieces: (piece(lab, layer, texts) for texts in pieces)
     source, threads = Source.of(lab), share(jobs)

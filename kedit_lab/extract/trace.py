@@ -87,6 +87,8 @@ def interchange(
     do not. Pairs must have answers with different first tokens; others raise a ValueError.
     """
     pairs = list(pairs)
+    if not pairs:
+        raise ValueError("pairs is empty; give at least one pair of facts")
     layers = list(range(lab.arch.layers)) if layers is None else [lab.arch.layer(layer) for layer in layers]
     read, give = ([lab.row(pair[side], rule=token) for pair in pairs] for side in (0, 1))
     wanted = torch.tensor([[lab.target(answer_of(fact))[0] for fact in pair] for pair in pairs])

@@ -115,6 +115,10 @@ def locate(source: str | Path, files: Sequence[str], file: str | None, revision:
     path = Path(source)
     wanted = [file] if file else list(files)
     if path.is_file():
+        if file or revision:
+            raise ValueError(
+                f"{path} is a file; leave out file= and revision=, which choose one of a folder or hub set"
+            )
         return path
     if path.is_dir():
         tried = [path / name for long in wanted for name in (long, Path(long).name)]

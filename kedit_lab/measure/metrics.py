@@ -27,7 +27,7 @@ import torch
 from kedit_lab.model.answers import answered
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.tokens import Row
-from kedit_lab.types import Fact
+from kedit_lab.types import Fact, several
 
 KINDS = ("rewrite", "paraphrase", "neighborhood", "portability", "locality", "generation")
 SCORED = ("efficacy", "paraphrase", "specificity")
@@ -51,6 +51,16 @@ class Report(pd.DataFrame):
         return pd.concat([*parts, *([pd.Series({"chat": 1.0})] if "chat" in self else [])])
 
 
+def known_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of prompts, at least one; others than those there are raise a ValueError."""
+    kinds = several("kinds", kinds, str)
+    unknown = set(kinds) - set(KINDS)
+    if unknown or not kinds:
+        seen = f"unknown kinds {sorted(unknown)}" if unknown else "kinds is empty"
+        raise ValueError(f"{seen}; the kinds are {', '.join(KINDS)}")
+    return kinds
+
+
 def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, kinds: Sequence[str] = KINDS,
              prefix: str = "", tokens: int = 40, aliases: bool = False) -> Report:  # fmt: skip
     """Ask the model, as it stands, all prompts of the facts.
@@ -63,14 +73,14 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
 
     With ``aliases`` a row is exact if any known spelling of its answer is (EAMET's rule for portability and locality).
     """
-    unknown = set(kinds) - set(KINDS)
-    if unknown:
-        raise ValueError(f"unknown kinds {sorted(unknown)}; the kinds are {', '.join(KINDS)}")
+    kinds, facts = known_kinds(kinds), several("facts", facts, Fact)
     if not facts:
         raise ValueError("facts is empty; there is nothing to evaluate")
     asked = [row for i, fact in enumerate(facts) for row in questions(i, fact, prefix) if row["kind"] in kinds]
     spellings = [row.pop("aliases") for row in asked]
     free = [row for i, fact in enumerate(facts) for row in generations(i, fact)] if "generation" in kinds else []
+    if not asked and not free:
+        raise ValueError(f"the facts have no prompts of the kinds {', '.join(kinds)}; ask for others, such as rewrite")
     report = Report(asked + free)
     text = report["kind"] != "generation"
     have = {answer: text & report[answer].notna() for answer in ("answer", "rival")}

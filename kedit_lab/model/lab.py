@@ -18,6 +18,7 @@ from transformers.utils import logging
 from kedit_lab.model.arch import Arch
 from kedit_lab.model.chat import Chat
 from kedit_lab.model.offload import runs_on, settle
+from kedit_lab.model.request import check_request
 from kedit_lab.model.tokens import (
     Encoded,
     Row,
@@ -31,7 +32,7 @@ from kedit_lab.model.tokens import (
     target_ids,
 )
 from kedit_lab.paths import data_dir
-from kedit_lab.types import Fact
+from kedit_lab.types import Fact, several
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 STRIDE, PIECE = 1 << 20, 1 << 16  # entries whose products a checksum sums as they wrap, and takes at a time
@@ -59,7 +60,7 @@ class Lab:
     work: float | int | None = None
 
     def __post_init__(self) -> None:
-        if self.work is not None and not 1 <= self.work < float("inf"):
+        if self.work is not None and not (isinstance(self.work, int | float) and 1 <= self.work < float("inf")):
             raise ValueError(f"work is {self.work!r}; give the bytes that a pass may hold, at least 1, or None")
 
     @property
@@ -125,6 +126,12 @@ class Lab:
     def ask(self, prompt: str, k: int = 5, tokens: int = 8) -> pd.DataFrame:
         """The k likeliest first tokens after a prompt, each continued greedily: ``continuation``, ``probability``."""
         ids, _ = self.encode(prompt.rstrip())
+        if not ids:
+            raise ValueError(f"prompt is {prompt!r}, of no token; ask something")
+        if not 1 <= k <= len(self.arch.head.weight):
+            raise ValueError(
+                f"k is {k}; the model knows {len(self.arch.head.weight)} tokens: ask for 1 or more of them"
+            )
         logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])
         top = logits[0].float().softmax(-1).topk(k)
         rows = [[*ids, int(first)] for first in top.indices]
@@ -135,7 +142,9 @@ class Lab:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], tokens: int = 40) -> list[str]:
         """Greedy continuations, prompt included, of several prompts at once; in a chat a space parts the two."""
-        rows = [self.encode(prompt.rstrip())[0] for prompt in prompts]
+        rows = [self.encode(prompt.rstrip())[0] for prompt in several("prompts", prompts, str)]
+        if not rows:
+            return []
         batch = self.batch(rows, left=True)
         batch.pop("position_ids", None)
         out = self.continued(batch, tokens)
@@ -262,15 +271,20 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     ``work`` bytes are what a pass that reads keys or seeks target values may hold beside the model (None: half of what
     a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more). With less an edit is slower;
     aligned recipes (EAMET's) then find other values, as those depend on what is sought together, unless ``block`` is
-    given. Raises OSError (from transformers) for an unknown name and ValueError for a model that cannot be edited, a
-    chat without a template, or ``work`` that is no number of bytes.
+    given. Raises OSError for a folder that is not there and (from transformers) for an unknown name, ValueError for a
+    model that cannot be edited, a chat without a template, a device that is not there, or ``work`` that is no number of
+    bytes.
     """
     path = path or data_dir() / "lab-model"
+    check_request(path, dtype, device)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
     options |= {"revision": revision} if revision else {}
+    adapter = {"adapter_kwargs": {"local_files_only": local_only}}  # transformers looks whether the name is one's
     logging.disable_progress_bar()  # it would be written into every notebook
     placed = {} if device_map is None else {"device_map": device_map}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **options, **placed)
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, **options, **placed, **adapter
+    )
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
     return make_lab(model if placed else model.to(device), tokenizer, str(path), chat, work)
 

@@ -52,6 +52,8 @@ def collision_study(
 ) -> pd.DataFrame:
     """One row per method, kind of batch, size and seed, named so, with ``seconds`` and the metrics."""
     grid = [(method, subjects, size, seed) for size in sizes for seed in seeds for method, subjects in arms]
+    if not grid:
+        raise ValueError("sizes, seeds or arms is empty; there is nothing to measure")
     rows = []
     for method, subjects, size, seed in tqdm(grid, disable=not progress):
         made, report = trial(lab, draw(subjects, size, seed), method, **overrides)

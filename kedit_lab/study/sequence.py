@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,10 +23,10 @@ from kedit_lab.edit.run import Basis, edit, remember
 from kedit_lab.edit.weights import keep, put_back, write
 from kedit_lab.extract.moments import lab_text
 from kedit_lab.measure.health import Reference, health
-from kedit_lab.measure.metrics import Report, evaluate
+from kedit_lab.measure.metrics import Report, evaluate, known_kinds
 from kedit_lab.model.lab import Lab
 from kedit_lab.study.checkpoints import Checkpoints, Step
-from kedit_lab.types import Fact, Memory, NoUpdate
+from kedit_lab.types import Fact, Memory, NoUpdate, several
 
 Weights = dict[str, Tensor]
 
@@ -101,6 +102,13 @@ class Run:
         return self.go(to)
 
     def go(self, to: int) -> "Run":
+        """Put the weights after batch ``to`` into the model; refuses where something else changed them meanwhile."""
+        for name, known in self.states[self.at].items():
+            if not torch.equal(self.lab.arch.weight(name).module.weight, known):
+                raise RuntimeError(
+                    f"{name} is not as it was after batch {self.at} of this run: another edit or run was applied, or "
+                    "one that was applied when it was made is not; undo that first"
+                )
         put_back(self.lab.arch, self.states[to])
         self.at = to
         return self
@@ -145,8 +153,9 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     input, and for a folder of another run, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
-    groups = [tuple(batch) for batch in batches]
-    check(groups, every)
+    groups = [several(f"batch {i}", batch, Fact) for i, batch in enumerate(batches, 1)]
+    check(groups, every, merge, router, k)
+    known_kinds(kinds)
     reference = reference or lab_reference(lab)
     asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router],
              "embed": None if embed is None else getattr(embed, "__qualname__", type(embed).__qualname__)}  # fmt: skip
@@ -200,8 +209,15 @@ def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | N
     return step
 
 
-def check(batches: Sequence[Sequence[Fact]], every: int) -> None:
-    """Raise a ValueError for batches or a pace that cannot be run."""
+def check(batches: Sequence[Sequence[Fact]], every: int, merge: Merge | None, router: Sequence[str] | None,
+          k: int) -> None:  # fmt: skip
+    """Raise a ValueError for batches, a pace, a merge or a router that cannot be run."""
+    if not isinstance(merge, Merge | None):
+        raise ValueError(f"merge is {merge!r}; give kl.Merge({merge!r}), or None")
+    if router is not None and not several("router", router, str):
+        raise ValueError("router is empty; give prompts that nobody edits, or None for no router")
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"k is {k!r}; 1, 2, ... nearest prompts vote")
     if not batches or not all(batches):
         empty = sum(not batch for batch in batches)
         raise ValueError(f"{len(batches)} batches given, {empty} of them empty; give facts in each")

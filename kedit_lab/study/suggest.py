@@ -13,6 +13,7 @@ from kedit_lab.edit.recipe import AnyRecipe, Recipe
 from kedit_lab.edit.recipes import find
 from kedit_lab.edit.targets import values
 from kedit_lab.extract.trace import interchange
+from kedit_lab.model.arch import Arch
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.types import Fact, ends_in
 
@@ -34,10 +35,11 @@ class Suggestion:
     values: dict[str, Any]
     layers: pd.DataFrame = field(repr=False)
     steps: pd.DataFrame = field(repr=False)
+    arch: Arch = field(repr=False)
 
     def recipe(self, name: str | AnyRecipe = "memit") -> AnyRecipe:
-        """A recipe with the suggested values."""
-        return find(name, **self.values)
+        """A recipe with the suggested values, and for the rest what is known for this model."""
+        return find(name).on(self.arch, **self.values)
 
 
 def suggest(lab: Lab, facts: Sequence[Fact], pairs: int = PAIRS, rates: Sequence[float] = RATES,
@@ -49,14 +51,19 @@ def suggest(lab: Lab, facts: Sequence[Fact], pairs: int = PAIRS, rates: Sequence
     anywhere is the last one to edit, and before it a sixth of the depth, ``SPAN`` layers at most in all. Step size:
     targets of the facts at that layer for each of ``rates``, in units of ‖h‖/√d_model; the smallest that reaches nearly
     the most targets in nearly the fewest steps. Answers are what the model says today, right or wrong. No
-    weight is changed. Raises ValueError where fewer than two subjects are given, or all of them get the same answers.
+    weight is changed. Raises ValueError where fewer than two subjects are given, or all of them get the same answers,
+    and for a number of pairs or step sizes that cannot be tried.
     """
+    if pairs < 1:
+        raise ValueError(f"pairs is {pairs}; exchange at least one pair")
+    if not rates or not min(rates) > 0:
+        raise ValueError(f"rates is {list(rates)}; give step sizes above zero, such as {RATES}")
     shares = where(lab, answered(lab, facts, pairs, seed))
     last = decisive(shares["flipped"])
     span = min(SPAN, max(1, round(lab.arch.layers / 6)))
     layers = tuple(range(max(0, last - span + 1), last + 1))
     tried = pd.DataFrame([reached(lab, facts, layers, rate) for rate in rates]).set_index("lr")
-    return Suggestion({"layers": layers, "lr": quickest(tried), "lr_unit": "hidden"}, shares, tried)
+    return Suggestion({"layers": layers, "lr": quickest(tried), "lr_unit": "hidden"}, shares, tried, lab.arch)
 
 
 def where(lab: Lab, pairs: Sequence[tuple[Fact, Fact]]) -> pd.DataFrame:

@@ -22,11 +22,14 @@ EDIT_WEIGHT, LOCALITY_WEIGHT = 0.1, 1.0  # as published
 
 def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps: int = 1200, rows: int = 16,
                lr: float = 1e-3, seed: int = 0, progress: bool = True) -> list[float]:  # fmt: skip
-    """Train an editor of the last three blocks' MLPs and write it; returns the loss every 50 steps.
+    """Train an editor of the last three blocks' MLPs and write it; returns the mean loss of every 50 steps, and of
+    those left at the end.
 
     Each step edits ``rows`` of the facts (600 of the lab world unless given) at once, every row with its own edit.
     Adam, cosine descent to zero.
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; train for at least one")
     torch.manual_seed(seed)
     rng = random.Random(seed)
     facts = list(facts or by_density(POOL, seed=10_000 + seed))
@@ -35,7 +38,7 @@ def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps:
     normalise(lab, editor, facts[:200])
     adam = torch.optim.Adam(editor.parameters(), lr=lr)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    curve, shown = [], 0.0
+    curve, shown = [], []
     for step in (bar := tqdm(range(steps), desc="MEND", mininterval=5, disable=not progress)):
         total = objective(lab, editor, rng.sample(facts, rows), rng)
         adam.zero_grad()
@@ -43,11 +46,11 @@ def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps:
         torch.nn.utils.clip_grad_norm_(editor.parameters(), 100.0)
         adam.step()
         fall.step()
-        shown += float(total.detach()) / 50
-        if step % 50 == 49:
-            curve.append(shown)
-            bar.set_postfix(loss=f"{shown:.3f}")
-            shown = 0.0
+        shown.append(float(total.detach()))
+        if len(shown) == 50 or step == steps - 1:
+            curve.append(sum(shown) / len(shown))
+            bar.set_postfix(loss=f"{curve[-1]:.3f}")
+            shown = []
     editor.write(path, lab.fingerprint())
     return curve
 
