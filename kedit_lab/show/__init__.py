@@ -14,7 +14,7 @@ from kedit_lab.show.figures import (
     token_strip,
     trace_map,
 )
-from kedit_lab.show.relations import cloud, curves
+from kedit_lab.show.relations import cloud, curves, multiples
 from kedit_lab.show.suggestion import suggestion
 from kedit_lab.show.tables import before_after
 from kedit_lab.show.tradeoff import pareto, tradeoff
@@ -32,6 +32,7 @@ __all__ = [
     "layer_lines",
     "loss_curves",
     "method_map",
+    "multiples",
     "pareto",
     "price",
     "scatter",

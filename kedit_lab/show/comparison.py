@@ -6,7 +6,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from kedit_lab.show.style import COLORS, MARKERS, PAPER, canvas, unit_axis
+from kedit_lab.show.style import PAPER, canvas, label_ends, log_axis, looks, unit_axis
+
+GOOD, DEAR = 0.75, 2  # of the best score, times the least cost
 
 
 def method_map(card: pd.DataFrame, title: str = "") -> Figure:
@@ -45,24 +47,35 @@ def front(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 def price(frame: pd.DataFrame, x: str, y: str, hue: str, title: str = "") -> Figure:
     """Methods (the index) as points, cost ``x`` on a log scale against quality ``y`` in 0 to 1, coloured by ``hue``.
 
-    Those on the front, which no other beats in both, are joined by a grey line and named.
+    Those on the front, which no other beats in both, are joined by a grey line. The good and cheap (``GOOD`` of the
+    best at least, ``DEAR`` times the cheapest at most) crowd in one corner, which the right panel shows larger. Every
+    point is named in one of the two.
     """
-    best = front(frame, x, y)
-    with canvas(9, 4.6, title) as (figure, axes):
-        axes.step(best[x], best[y], where="post", color=PAPER, linewidth=1.2, linestyle="--")
-        for i, kind in enumerate(dict.fromkeys(frame[hue])):
-            rows = frame[frame[hue] == kind]
-            style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "alpha": 0.85}
-            axes.scatter(rows[x], rows[y], s=80, label=str(kind), edgecolor="white", linewidth=0.7, **style)
-        for name, row in best.iterrows():
-            axes.annotate(str(name), (row[x], row[y]), xytext=(0, 9), textcoords="offset points", ha="center")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(f"{x} (log scale)")
-        unit_axis(axes, y)
-        axes.set_ylim(-0.05, 1.15)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=hue, alignment="left")
+    best, look = front(frame, x, y), looks(list(dict.fromkeys(frame[hue])))
+    good = (frame[y] >= GOOD * frame[y].max()) & (frame[x] <= DEAR * frame[x].min())
+    with canvas(13, 5, columns=2) as (figure, both):
+        for axes in both:
+            axes.step(best[x], best[y], where="post", color=PAPER, linewidth=1.2, linestyle="--", label="front")
+            for kind, style in look.items():
+                rows = frame[frame[hue] == kind]
+                axes.scatter(rows[x], rows[y], s=80, label=str(kind), edgecolor="white", linewidth=0.7, **style)
+            axes.set(xlabel=x, ylabel=y)
+        figure.suptitle(title, x=0.01, ha="left")
+        both[0].set_title("all methods", loc="left")
+        log_axis(both[0], "x")
+        both[0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        both[0].xaxis.set_minor_formatter(NullFormatter())
+        both[0].set_xlabel(f"{x} (log scale)")
+        unit_axis(both[0], y)
+        for name, row in frame[~good].iterrows():
+            both[0].annotate(str(name), (row[x], row[y]), xytext=(8, 0), textcoords="offset points", va="center")
+        both[0].legend(loc="upper right", title=hue, alignment="left")
+        near = frame[good]
+        for bounds, column in ((both[1].set_xlim, x), (both[1].set_ylim, y)):
+            room = 0.08 * np.ptp(near[column]) or 0.01
+            bounds(near[column].min() - room, near[column].max() + room)
+        both[1].set_title("its upper left corner", loc="left")
+        ends = [(row[x], row[y], str(name), look[row[hue]]["color"]) for name, row in near.iterrows()]
+        label_ends(both[1], ends, edge=near[x].max())
         sns.despine(figure)
     return figure

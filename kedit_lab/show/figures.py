@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from kedit_lab.show.style import (
     COLORS,
+    LABELS_SHOWN,
     MARKERS,
     PAPER,
     SUBJECTS,
@@ -22,10 +23,13 @@ from kedit_lab.show.style import (
     color_grid,
     fact_grid,
     label_ends,
+    looks,
     shown,
     unit_axis,
     visible,
 )
+
+LONG = 24  # letters of a name that beside the bars would take a third of the figure
 
 
 def arm_name(method: str, subjects: str) -> str:
@@ -38,16 +42,19 @@ def efficacy_curve(
 ) -> Figure:
     """A metric against batch size, one line per (method, subjects): mean over seeds, band from lowest to highest.
 
-    ``frame`` is what ``kl.collision_study`` returns; ``papers`` (columns label, size, value) is drawn in grey.
+    A method has one colour; with both kinds of subjects the lines of distinct ones are dotted. ``frame`` is what
+    ``kl.collision_study`` returns; ``papers`` (columns label, size, value) is drawn in grey.
     """
     with canvas(8, 4.2, title) as (figure, axes):
-        ends = []
-        for i, ((method, subjects), arm) in enumerate(frame.groupby(["method", "subjects"], sort=False)):
+        ends, look = [], looks(list(dict.fromkeys(frame["method"])))
+        both = frame["subjects"].nunique() > 1
+        for (method, subjects), arm in frame.groupby(["method", "subjects"], sort=False):
             seeds = arm.groupby("size")[metric].agg(["mean", "min", "max"])
-            color = COLORS[i % len(COLORS)]
-            axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=color, alpha=0.18, linewidth=0)
-            axes.plot(seeds.index, seeds["mean"], color=color, marker=MARKERS[i % len(MARKERS)], linewidth=2)
-            ends.append((seeds.index[-1], seeds["mean"].iloc[-1], arm_name(method, subjects), color))
+            style = look[method] | {"linestyle": ":" if both and subjects == "distinct" else "-"}
+            axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=style["color"], alpha=0.18, linewidth=0)
+            axes.plot(seeds.index, seeds["mean"], linewidth=2, **style)
+            name = arm_name(method, subjects) if both else method
+            ends.append((seeds.index[-1], seeds["mean"].iloc[-1], name, style["color"]))
         for label, points in [] if papers is None else papers.groupby("label", sort=False):
             points = points.sort_values("size")
             axes.plot(points["size"], points["value"], color=PAPER, marker=".", linestyle="--", linewidth=1.2)
@@ -99,7 +106,7 @@ def grid(frame: pd.DataFrame, label: str, title: str = "", vmin: float | int = 0
     """A table as colours, first row on top: names of ticks and axes are the frame's; what is missing is white."""
     names = [shown(list(labels)) for labels in (frame.columns, frame.index)]
     with canvas(6.4, 4.6, title) as (figure, axes):
-        color_grid(axes, frame.to_numpy(dtype=float), "cividis", vmin, vmax, label)
+        color_grid(axes, frame.to_numpy(dtype=float), "cividis", vmin, vmax, label, LABELS_SHOWN)
         axes.set_xticks(range(frame.shape[1]), names[0])
         axes.set_yticks(range(frame.shape[0]), names[1])
         axes.set_xlabel(str(frame.columns.name or "").replace("_", " "))
@@ -114,21 +121,25 @@ def bars(
     hue: str | None = None,
     papers: pd.DataFrame | None = None,
     title: str = "",
+    unedited: float | None = None,
 ) -> Figure:
     """Grouped bars: mean of ``y`` per ``x`` (and ``hue``), a line from the lowest to the highest row of each.
 
     ``papers`` has the same ``x`` and ``hue`` columns and a column ``value``, drawn as grey diamonds on the bars.
+    ``unedited`` is where the model without an edit stands (a grey line). Long names of many kinds stand below.
     """
     groups = list(dict.fromkeys(frame[x]))
     hues = [None] if hue is None else list(dict.fromkeys(frame[hue]))
-    width = 0.8 / len(hues)
+    width, look = 0.8 / len(hues), looks(hues)
     with canvas(8, 4, title) as (figure, axes):
+        if unedited is not None:
+            axes.axhline(unedited, color=PAPER, linewidth=1.2, label="unedited")
         for j, kind in enumerate(hues):
             rows = frame if hue is None else frame[frame[hue] == kind]
             found = rows.groupby(x)[y].agg(["mean", "min", "max"]).reindex(groups)
             places = np.arange(len(groups)) - 0.4 + width * (j + 0.5)
-            color = COLORS[j % len(COLORS)]
-            axes.bar(places, found["mean"], 0.9 * width, color=color, label=None if hue is None else str(kind))
+            color, name = look[kind]["color"], None if hue is None else str(kind)
+            axes.bar(places, found["mean"], 0.9 * width, color=color, label=name)
             axes.vlines(places, found["min"], found["max"], color="black", linewidth=1.2)
             if papers is not None:
                 theirs = (papers if hue is None else papers[papers[hue] == kind]).groupby(x)["value"].mean()
@@ -142,8 +153,11 @@ def bars(
             axes.set_ylim(0, 1.03)
         elif frame[y].min() < 0:
             axes.axhline(0, color="black", linewidth=0.8)
-        if hue is not None or papers is not None:
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        if max(len(str(kind)) for kind in hues) > LONG:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+        elif hue is not None or papers is not None or unedited is not None:
+            named = None if hue is None else hue.replace("_", " ")
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=named, alignment="left")
         sns.despine(figure)
     return figure
 
@@ -226,7 +240,7 @@ def loss_curves(losses: pd.DataFrame, title: str = "Loss of the target optimisat
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
-        note = f"{len(groups)} {'value' if len(groups) == 1 else 'values'} (dot: stopped)"
+        note = f"{len(groups)} {'curve' if len(groups) == 1 else 'curves'} (dot: stopped)"
         axes.text(0.98, 0.95, note, transform=axes.transAxes, ha="right", va="top")
         axes.set_ylabel("loss (log scale)")
         sns.despine(figure)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,11 +12,13 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 # Okabe and Ito's palette, told apart with every common kind of colour blindness, also in grey
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 PAPER = "#707070"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+METHODS = ("memit", "memit-merge", "eamet", "pmet", "alphaedit", "eamet-mutual")  # the same colour in every figure
 STYLE = {
     "font.size": 12,
     "axes.titlesize": 13,
@@ -30,6 +33,7 @@ STYLE = {
 SUBJECTS = {"same": "one subject", "distinct": "distinct subjects"}
 LABELS_SHOWN = 12
 NUMBERS_SHOWN = 6
+MOVED = 0.02  # of an axis: from here on a thin line leads from a name to its point
 
 
 @contextmanager
@@ -51,6 +55,15 @@ def canvas(
             plt.close(figure)
 
 
+def looks(kinds: Sequence[Any]) -> dict[Any, dict[str, str]]:
+    """The colour and marker of every kind: of the best-known methods always the same, of others what those leave, in
+    their order."""
+    own = {kind: METHODS.index(str(kind).lower()) for kind in kinds if str(kind).lower() in METHODS}
+    free = cycle([i for i in range(len(COLORS)) if i not in own.values()] or range(len(COLORS)))
+    places = {kind: own[kind] if kind in own else next(free) for kind in kinds}
+    return {kind: {"color": COLORS[at], "marker": MARKERS[at]} for kind, at in places.items()}
+
+
 def spread(ends: Sequence[Any], gap: float, low: float, high: float) -> list[float]:
     """Heights near ``ends`` that are at least ``gap`` apart and between ``low`` and ``high`` where there is room."""
     order = np.argsort(ends, kind="stable")
@@ -67,16 +80,24 @@ def spread(ends: Sequence[Any], gap: float, low: float, high: float) -> list[flo
     return out.tolist()
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[Any, Any, str, str]]) -> None:
-    """Write each line's name in its colour behind its last point, apart from the others: (x, y, name, colour)."""
+def label_ends(axes: Axes, ends: Sequence[tuple[Any, Any, str, str]], edge: Any = None) -> None:
+    """Write each line's name in its colour behind its last point, apart from the others: (x, y, name, colour).
+
+    A thin line leads to those that had to move. With ``edge`` all names stand in one column there.
+    """
     low, high = axes.get_ylim()
     right = max(x for x, *_ in ends)
-    outer = [end for end in ends if end[0] == right]
+    outer = [end for end in ends if edge is not None or end[0] == right]
     heights = spread([y for _, y, *_ in outer], 0.075 * (high - low), low, high)
-    inner = [(end, end[1]) for end in ends if end[0] < right]
-    for (x, _, name, color), height in [*zip(outer, heights, strict=True), *inner]:
-        where = {"xytext": (10, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-        axes.annotate(name, (x, height), color=color, **where)
+    inner = [(end, end[1]) for end in ends if end not in outer]
+    behind = offset_copy(axes.transData, axes.figure, x=18, y=0, units="points")
+    for (x, y, name, color), height in [*zip(outer, heights, strict=True), *inner]:
+        place = (x if edge is None else edge, height)
+        where: dict[str, Any] = {"xytext": place, "textcoords": behind, "va": "center", "annotation_clip": False}
+        if edge is not None or abs(height - y) > MOVED * (high - low):
+            lead = {"arrowstyle": "-", "color": PAPER, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5, "relpos": (0, 0.5)}
+            where["arrowprops"] = lead
+        axes.annotate(name, (x, y), color=color, **where)
 
 
 def unit_axis(axes: Axes, name: str) -> None:
@@ -104,17 +125,21 @@ def shown(labels: Sequence[Any]) -> list[str]:
 
 
 def color_grid(
-    axes: Axes, values: Float[np.ndarray, "rows columns"], colors: str, low: float | int, high: float | int, label: str
-) -> None:
-    """A matrix as coloured cells with its colour bar, first row on top; numbers in the cells where there are few."""
+    axes: Axes, values: Float[np.ndarray, "rows columns"], colors: str, low: float | int, high: float | int, label: str,
+    numbers: int = NUMBERS_SHOWN,
+) -> None:  # fmt: skip
+    """A matrix as coloured cells with its colour bar, first row on top; numbers in the cells where there are few, at
+    most ``numbers`` a side."""
     image = axes.imshow(values, cmap=colors, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label=label)
-    if max(values.shape) <= NUMBERS_SHOWN:
+    if max(values.shape) <= numbers:
+        size = 12 if max(values.shape) <= NUMBERS_SHOWN else 9
         for row, column in np.argwhere(np.isfinite(values)):
             value = values[row, column]
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+            where = {"size": size, "ha": "center", "va": "center"}
+            axes.text(column, row, f"{value:.2f}", color="white" if dark else "black", **where)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

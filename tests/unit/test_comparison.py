@@ -38,12 +38,15 @@ def test_the_front_holds_what_nothing_beats_in_both():
     assert list(front(points, "seconds", "score").index) == ["a", "c", "e"]
 
 
-def test_the_price_names_the_front():
-    points = pd.DataFrame(
-        {"seconds": [1.0, 20.0, 30.0], "score": [0.5, 0.9, 0.1], "kind": ["a", "b", "b"]}, index=["mend", "memit", "kn"]
-    )
-    (axes,) = show.price(points, "seconds", "score", "kind", "t").axes
-    assert [text.get_text() for text in axes.texts] == ["mend", "memit"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
-    assert axes.get_xscale() == "log"
-    assert sum(len(c.get_offsets()) for c in axes.collections) == 3
+def test_the_price_names_every_point_in_one_of_its_panels():
+    names, seconds, score = ["memit", "rome", "mend", "kn"], [1.0, 1.5, 3.0, 30.0], [0.9, 0.8, 0.9, 0.1]
+    points = pd.DataFrame({"seconds": seconds, "score": score, "kind": ["a", "b", "b", "b"]}, index=names)
+    whole, close = show.price(points, "seconds", "score", "kind", "t").axes
+    assert [text.get_text() for text in whole.texts] == ["mend", "kn"], "worse, or more than twice as dear"
+    assert [text.get_text() for text in close.texts] == ["memit", "rome"]
+    assert [text.get_text() for text in whole.get_legend().get_texts()] == ["front", "a", "b"]
+    assert (whole.get_xscale(), close.get_xscale()) == ("log", "linear")
+    assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in (whole, close)] == [4, 4]
+    assert close.get_xlim()[0] < 1 < 1.5 < close.get_xlim()[1] < 3
+    alone = show.price(points[:1], "seconds", "score", "kind").axes
+    assert [text.get_text() for axes in alone for text in axes.texts] == ["memit"]

@@ -92,6 +92,30 @@ def test_colours_are_told_apart():
     assert all(to_hex(color) == color.lower() for color in style.COLORS)
 
 
+def test_a_method_looks_the_same_in_every_figure():
+    all_of_them = style.looks(["rome", "memit-merge", "ft-m", "MEMIT"])
+    assert all_of_them["MEMIT"] == style.looks(["memit"])["memit"] == {"color": style.COLORS[0], "marker": "o"}
+    assert all_of_them["memit-merge"]["color"] == style.COLORS[1]
+    assert len({look["color"] for look in all_of_them.values()}) == 4, "others take what is left"
+    assert len(style.looks(range(20))) == 20, "and colours come again where there are too many"
+
+
+def test_one_colour_a_method_and_dots_for_distinct_subjects(study):
+    (axes,) = show.efficacy_curve(study).axes
+    spread, shared, merged = axes.lines
+    assert spread.get_color() == shared.get_color() != merged.get_color()
+    assert (spread.get_linestyle(), shared.get_linestyle(), merged.get_linestyle()) == (":", "-", "-")
+    (axes,) = show.efficacy_curve(study[study["subjects"] == "same"]).axes
+    assert [text.get_text() for text in axes.texts] == ["memit", "memit-merge"], "the title says which subjects"
+
+
+def test_a_name_that_had_to_move_is_led_to_its_line(study):
+    close = study[study["subjects"] == "same"].assign(efficacy=0.5)
+    for frame, moved in ((close, 1), (study[study["subjects"] == "same"], 0)):
+        (axes,) = show.efficacy_curve(frame).axes
+        assert sum(text.arrow_patch is not None for text in axes.texts) == moved
+
+
 @pytest.mark.parametrize(
     ("matrix", "options", "colors"),
     [
@@ -138,6 +162,20 @@ def test_bars(study, papers):
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["memit", "memit-merge", "paper"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "5", "10"]
+
+
+def test_bars_beside_the_unedited_model(study):
+    (axes,) = show.bars(study, "size", "efficacy", "method", unedited=0.7).axes
+    assert [line.get_ydata()[0] for line in axes.lines] == [0.7]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(labels) == ["memit", "memit-merge", "unedited"]
+
+
+def test_long_names_stand_below_the_bars(study):
+    study["told"] = "a name of " + study["method"] + ", told at length"
+    drawn = [show.bars(study, "size", "efficacy", hue).axes[0] for hue in ("method", "told")]
+    beside, below = (axes.get_legend().get_window_extent().x0 / axes.bbox.x1 for axes in drawn)
+    assert below < 0.7 < 1 <= beside
 
 
 @pytest.mark.parametrize(("values", "lines"), [([0.5, 0.2], 0), ([-0.5, 0.0], 1)])
@@ -199,7 +237,7 @@ def test_loss_curves(groups):
     (axes,) = figure.axes
     assert len(axes.lines) == 2 * groups, "each curve and its end"
     assert axes.get_yscale() == "log"
-    assert any(text.startswith(f"{groups} value") for text in texts(figure))
+    assert any(text.startswith(f"{groups} curve") for text in texts(figure))
     assert not any("mathdefault" in text for text in texts(figure))
 
 

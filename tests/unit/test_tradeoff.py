@@ -23,8 +23,8 @@ def test_the_front_is_what_nothing_beats(settings):
 
 
 def test_tradeoff_draws_a_line_per_value_and_the_front(settings):
-    figure = show.tradeoff(settings, "ability", "efficacy", "density", {"all of it": "a"}, "Merging", best=0.99)
-    (axes,) = figure.axes
+    figure = show.tradeoff(settings, "ability", "efficacy", "density", {"all of it": "a"}, "Merging", unedited=0.99)
+    axes, close = figure.axes
     full, fifth, front = axes.lines[:3]
     assert list(full.get_xdata()) == [0.90, 0.95, 0.95]
     assert list(fifth.get_ydata()) == [0.8, 0.1, 0.7]
@@ -33,11 +33,19 @@ def test_tradeoff_draws_a_line_per_value_and_the_front(settings):
     (ringed,) = axes.collections
     assert len(ringed.get_offsets()) == 4
     assert {"all of it", "unedited"} <= {text.get_text() for text in axes.texts}
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["1", "0.2", "Pareto front"]
-    assert axes.lines[3].get_xdata()[0] == 0.99
+    assert [text.get_text() for text in close.get_legend().get_texts()] == ["1", "0.2", "Pareto front"]
+    assert axes.lines[3].get_xdata()[0] == close.lines[3].get_xdata()[0] == 0.99
+    assert len(close.collections[0].get_offsets()) == 4
 
 
 def test_tradeoff_without_names_or_unedited_model(settings):
-    (axes,) = show.tradeoff(settings, "ability", "efficacy", "density").axes
-    assert len(axes.lines) == 3
-    assert not axes.texts
+    for axes in show.tradeoff(settings, "ability", "efficacy", "density").axes:
+        assert len(axes.lines) == 3
+        assert not axes.texts
+
+
+def test_the_right_panel_is_as_large_as_the_front(settings):
+    far = pd.DataFrame({"density": 0.2, "ability": 0.1, "efficacy": 0.2}, index=["far"])
+    whole, close = show.tradeoff(pd.concat([settings, far]), "ability", "efficacy", "density").axes
+    assert whole.get_xlim()[0] < 0.1
+    assert 0.88 < close.get_xlim()[0] < 0.90 < 0.98 < close.get_xlim()[1] < 1
