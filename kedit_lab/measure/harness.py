@@ -42,11 +42,17 @@ def run(lab: Lab, tasks: str | Sequence[str], limit: int | None, shots: int | No
     with undisturbed():
         manager = index(list(asked.values()), include)
         model = wrapper.HFLM(pretrained=lab.model, tokenizer=deepcopy(lab.tokenizer), batch_size=batch)
-        told = harness.simple_evaluate(
-            model=model, tasks=list(dict.fromkeys(asked.values())), num_fewshot=shots, limit=limit,
-            task_manager=manager, apply_chat_template=lab.chat is not None, bootstrap_iters=BOOTSTRAP,
-            log_samples=False,
-        )  # fmt: skip
+        try:
+            told = harness.simple_evaluate(
+                model=model, tasks=list(dict.fromkeys(asked.values())), num_fewshot=shots, limit=limit,
+                task_manager=manager, apply_chat_template=lab.chat is not None, bootstrap_iters=BOOTSTRAP,
+                log_samples=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise OSError(
+                f"the data of {', '.join(names)} could not be fetched, nor found in Hugging Face's cache ({error}); "
+                "check the network, or fetch it once where there is one"
+            ) from error
     return [row for name, known in asked.items() for row in rows(told, name, known, manager)]
 
 

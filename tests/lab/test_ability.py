@@ -58,6 +58,18 @@ def likeliest(lab, name):
     return sum(hits) / len(hits)
 
 
+def test_data_that_cannot_be_fetched_are_named(lab, folder, monkeypatch):
+    def offline(**_):
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", offline)
+    (task,) = [path.stem for path in folder.glob("*.yaml")][:1]
+    with pytest.raises(
+        OSError, match=r"the data of .* could not be fetched, nor found in Hugging Face's cache .no route"
+    ):
+        kl.ability(lab, [task], include=folder)
+
+
 def test_own_suite(lab, wreck):
     """Everything the model can do is seen before an edit that wrecks it, and gone behind it."""
     before = kl.ability(lab, count=40).set_index("task")
