@@ -135,6 +135,7 @@ def run_tour(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``kedit-lab``."""
     parser = argparse.ArgumentParser(prog="kedit-lab", description=__doc__)
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, action) -> argparse.ArgumentParser:
@@ -163,7 +164,11 @@ def main(argv: list[str] | None = None) -> None:
         "--methods", nargs="+", default=None, help="of the tables methods (locate-then-edit), scale and memory"
     )
     timer.add_argument(
-        "--sizes", type=int, nargs="+", default=None, help="numbers of facts (1, 10, 100; of the memory table 1000)"
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=None,
+        help="numbers of facts (1, 10, 100; without --shape 1000 for memory)",
     )
     timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
     timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
@@ -191,6 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         args.action(args)
     except (ValueError, OSError) as error:
+        if args.traceback:
+            raise
         parser.exit(2, f"kedit-lab: {error}\n")
 
 

@@ -24,7 +24,7 @@ def data_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
-def beside(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
     """A name beside ``path`` that nobody else uses."""
     return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
@@ -33,7 +33,7 @@ def beside(path: Path) -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to: moved into place at the end of the block, removed after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
+    temporary = temporary_beside(path)
     try:
         yield temporary
         temporary.replace(path)

@@ -107,13 +107,20 @@ class Edit:
         Warns where a weight is not as it was when the edit was computed (another edit is applied, or one that was
         applied then is not): the change is added to what is there.
         """
+        return self.put(stacklevel=3)
+
+    def put(self, stacklevel: int) -> "Edit":
+        """``apply``, the warning told of the line so many calls above this one."""
         if self.originals is not None:
             raise RuntimeError("this edit is applied already; call undo() first")
-        for name, was in self.found.items():
-            if name in self.deltas and checksum(self.lab.arch.weight(name).module.weight) != was:
-                told = f"{name} is not as it was when this edit was computed; its change is added to what is there now"
-                warnings.warn(told, stacklevel=2)
-                break
+        now = checksums(self.lab, self.found.keys() & self.deltas.keys())
+        other = [name for name in now if now[name] != self.found[name]]
+        if other:
+            warnings.warn(
+                f"{other[0]} is not as it was when {self.recipe.name} of {len(self.facts)} facts was computed; its "
+                "change is added to what is there now",
+                stacklevel=stacklevel,
+            )
         originals = write(self.lab.arch, self.deltas)
         try:
             self.written = checksums(self.lab, originals)
@@ -148,7 +155,7 @@ class Edit:
     @contextmanager
     def applied(self) -> Iterator["Edit"]:
         """The edit is in the weights inside the context and gone behind it, also after an exception."""
-        self.apply()
+        self.put(stacklevel=4)
         try:
             yield self
         finally:
@@ -190,10 +197,10 @@ class Edit:
         Applied, the model as it stands; else with this edit alone. Raises ValueError where the weights are not those
         that it was computed on, for a path that exists, and where nothing can be written.
         """
-        if self.originals is None and self.base != self.lab.fingerprint():
+        if self.originals is None and self.base != (now := self.lab.fingerprint()):
             raise ValueError(
-                f"the model's weights ({self.lab.fingerprint()}) are not those that this edit was computed on "
-                f"({self.base}); undo other edits, or apply() this one to write the model as it then stands"
+                f"the model's weights ({now}) are not those that this edit was computed on ({self.base}); undo other "
+                "edits, or apply() this one to write the model as it then stands"
             )
         return export.whole_model(self.lab, {} if self.originals is not None else self.deltas, Path(path))
 

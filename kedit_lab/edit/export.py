@@ -13,7 +13,7 @@ from torch import Tensor
 from kedit_lab.edit.finetune import adapted
 from kedit_lab.edit.weights import Change, put_back, write
 from kedit_lab.model.lab import Lab
-from kedit_lab.paths import beside, room
+from kedit_lab.paths import room, temporary_beside
 
 EXACT = 1e-12  # singular values under this share of the largest count as zero
 
@@ -69,7 +69,7 @@ def new_folder(path: Path, fill: Callable[[Path], None]) -> Path:
     if not path.name or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise ValueError(f"{str(path)!r} exists and is not an empty folder; give a new one")
     room(path.parent, 0)
-    temporary = beside(path)
+    temporary = temporary_beside(path)
     temporary.mkdir()
     try:
         fill(temporary)

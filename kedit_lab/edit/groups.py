@@ -14,7 +14,7 @@ from torch import Tensor
 from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys
 from kedit_lab.model.lab import Lab
-from kedit_lab.types import Fact
+from kedit_lab.types import Fact, several
 
 SHARED = 0.99  # cosine above which two keys count as one
 BLOCK = 128  # keys, or rows of their similarity matrix, that are looked at together
@@ -93,6 +93,7 @@ def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float
         raise ValueError(f"rule is {rule!r}; choose one of each, subject, key")
     if not isinstance(similarity, int | float) or not 0 <= similarity <= 1:
         raise ValueError(f"similarity is {similarity!r}; it is a cosine from 0 to 1")
+    facts = several("facts", facts, Fact)
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
     found = group(lab, facts, rule, layer, similarity, token)
     k, rows = keys(lab, facts, layer, None, token), []

@@ -58,7 +58,7 @@ class Base:
                 raise ValueError(f"{name} is {seen!r}; choose one of {', '.join(CHOICES[name])}")
             if name in LEAST:
                 check_number(name, seen, LEAST[name])
-            if name in ("memory", "alone") and not isinstance(seen, bool):
+            if name in ("memory", "alone") and seen not in (True, False):
                 raise ValueError(f"{name} is {seen!r}; it is True or False")
             if name in WHOLE and not isinstance(seen, int):
                 raise ValueError(f"{name} is {seen!r}; it must be a whole number")
@@ -230,6 +230,13 @@ class Hyper(Base):
     """
 
     path: str = ""
+
+    def on(self, arch: Arch, **overrides: Any) -> "Hyper":
+        """This recipe for a model; other layers than those that its editor is trained for raise a ValueError."""
+        recipe, trained = super().on(arch, **overrides), fallback("mend", arch.layers)["layers"]
+        if recipe.layers != trained:
+            raise ValueError(f"layers is {recipe.layers}, but MEND's editor is trained for {trained}; leave layers out")
+        return recipe
 
 
 AnyRecipe = Recipe | Tuning | Neurons | Hyper

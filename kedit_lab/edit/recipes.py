@@ -194,6 +194,15 @@ def find(recipe: str | AnyRecipe, **overrides: Any) -> AnyRecipe:
     return recipe.with_(**overrides)
 
 
+def located(recipe: str | AnyRecipe) -> Recipe:
+    """A locate-then-edit recipe, whose stages can be timed; another one raises a ValueError."""
+    found = find(recipe)
+    if not isinstance(found, Recipe):
+        known = ", ".join(name for name, other in TABLE.items() if isinstance(other, Recipe))
+        raise ValueError(f"{found.name} locates no keys; the recipes whose stages are timed here are {known}")
+    return found
+
+
 def restore(saved: dict[str, Any]) -> AnyRecipe:
     """A recipe from its saved fields and the name of its class."""
     kind = {cls.__name__: cls for cls in (Recipe, Tuning, Neurons, Hyper)}[saved["family"]]

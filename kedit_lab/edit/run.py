@@ -23,7 +23,7 @@ from kedit_lab.edit.recipes import find
 from kedit_lab.edit.solvers import SOLVERS, SPREADS, NullSpace, Preserved
 from kedit_lab.edit.weights import Change, add, keep, put_back, summed, write
 from kedit_lab.extract.keys import grouped_mean, keys, read
-from kedit_lab.extract.moments import stored
+from kedit_lab.extract.moments import checked, stored
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.process import spare
 from kedit_lab.types import Fact, Memory, NoUpdate, several
@@ -53,6 +53,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = several("facts", facts, Fact)
+    moment_texts = None if moment_texts is None else checked(moment_texts)
     check(lab, facts, recipe)
     if folder is None:
         return compute(lab, facts, recipe, moment_texts, cache, memory, basis, watch)

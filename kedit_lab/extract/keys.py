@@ -11,7 +11,7 @@ from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import Known, behind, remembered
 from kedit_lab.model.process import release
-from kedit_lab.types import Fact
+from kedit_lab.types import Fact, several
 
 CHUNK = (128, 1024)  # rows of one forward pass: on a CPU, on another device
 WIDE, LEAST = 2**17, 16  # numbers in one key of every row that a CPU's pass may hold, but so many rows it does
@@ -42,6 +42,7 @@ def read(
 
     With ``of``, a function of some facts' states (their mean over contexts, say), what it gives is all that is kept.
     """
+    facts = several("facts", facts, Fact)
     if not facts:
         raise ValueError("there are no facts to read; give at least one")
     texts = contexts(lab, prefixes)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cache, partial
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from queue import Queue
 
@@ -81,10 +82,7 @@ def stored(
 ) -> partial[Float[Tensor, "d_k d_k"]]:  # fmt: skip
     """The second moment, computed and in its file, to be read when it is needed: C is large, and needed late."""
     layer = lab.arch.layer(layer)
-    texts = lab_text() if texts is None else texts
-    texts = texts if isinstance(texts, Documents) else several("texts", texts, str)
-    if isinstance(texts, tuple) and not texts:
-        raise ValueError("texts is empty; a second moment needs at least one document")
+    texts = checked(lab_text() if texts is None else texts)
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; it is a share of ‖C‖, from 0 (read everything) to below 1")
     path = (Path(cache) if cache else cache_dir()) / f"moment-{content_key(lab, layer, texts, tolerance)}.safetensors"
@@ -96,6 +94,13 @@ def stored(
     if not state.tokens:
         raise ValueError("texts hold no tokens; a second moment needs at least one")
     return partial(moment_in, path, lab.arch.mlp[layer].d_in, lab.anchor.device)
+
+
+def checked(texts: Texts) -> Texts:
+    """Texts of a corpus, as they are read; none, or one text alone, raises a ValueError."""
+    if not isinstance(texts, Documents) and not (texts := several("texts", texts, str)):
+        raise ValueError("texts is empty; a second moment needs at least one document")
+    return texts
 
 
 def content_key(lab: Lab, layer: int, texts: Texts, tolerance: float) -> str:
@@ -110,7 +115,7 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
     """A function from pieces of the corpus to their sums, in order: here, in processes, or on several devices."""
     if devices:
         return beside(lab, layer, devices)
-    if not isinstance(jobs, int) or jobs < 1:
+    if not isinstance(jobs, Integral) or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
     if jobs == 1:
         return lambda pieces: (piece(lab, layer, texts) for texts in pieces)

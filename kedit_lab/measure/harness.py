@@ -48,7 +48,7 @@ def run(lab: Lab, tasks: str | Sequence[str], limit: int | None, shots: int | No
                 task_manager=manager, apply_chat_template=lab.chat is not None, bootstrap_iters=BOOTSTRAP,
                 log_samples=False,
             )  # fmt: skip
-        except OSError as error:
+        except (ConnectionError, FileNotFoundError) as error:
             raise OSError(
                 f"the data of {', '.join(names)} could not be fetched, nor found in Hugging Face's cache ({error}); "
                 "check the network, or fetch it once where there is one"

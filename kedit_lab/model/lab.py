@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from kedit_lab.model import request
 from kedit_lab.model.arch import Arch
 from kedit_lab.model.chat import Chat
 from kedit_lab.model.offload import runs_on, settle
-from kedit_lab.model.request import check_request
 from kedit_lab.model.tokens import (
     Encoded,
     Row,
@@ -60,7 +61,7 @@ class Lab:
     work: float | int | None = None
 
     def __post_init__(self) -> None:
-        if self.work is not None and not (isinstance(self.work, int | float) and 1 <= self.work < float("inf")):
+        if self.work is not None and not (isinstance(self.work, Real) and 1 <= self.work < float("inf")):
             raise ValueError(f"work is {self.work!r}; give the bytes that a pass may hold, at least 1, or None")
 
     @property
@@ -142,7 +143,8 @@ class Lab:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], tokens: int = 40) -> list[str]:
         """Greedy continuations, prompt included, of several prompts at once; in a chat a space parts the two."""
-        rows = [self.encode(prompt.rstrip())[0] for prompt in several("prompts", prompts, str)]
+        prompts = several("prompts", prompts, str)
+        rows = [self.encode(prompt.rstrip())[0] for prompt in prompts]
         if not rows:
             return []
         batch = self.batch(rows, left=True)
@@ -256,7 +258,7 @@ def check_logits(lab: Lab) -> None:
         )
 
 
-def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+def load(path: str | Path | None = None, dtype: str | torch.dtype = torch.float32, device: str | torch.device = "cpu",
          device_map: str | dict[str, Any] | None = None, local_only: bool = False,
          revision: str | None = None, chat: bool = False, work: float | int | None = None) -> Lab:  # fmt: skip
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
@@ -276,7 +278,7 @@ def load(path: str | Path | None = None, dtype: torch.dtype = torch.float32, dev
     bytes.
     """
     path = path or data_dir() / "lab-model"
-    check_request(path, dtype, device)
+    path, dtype, device = request.local(path), request.known(dtype), request.usable(device)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
     options |= {"revision": revision} if revision else {}
     adapter = {"adapter_kwargs": {"local_files_only": local_only}}  # transformers looks whether the name is one's

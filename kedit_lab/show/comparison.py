@@ -49,11 +49,12 @@ def price(frame: pd.DataFrame, x: str, y: str, hue: str, title: str = "") -> Fig
 
     Those on the front, which no other beats in both, are joined by a grey line. The good and cheap (``GOOD`` of the
     best at least, ``DEAR`` times the cheapest at most) crowd in one corner, which the right panel shows larger. Every
-    point is named in one of the two.
+    point is named in one of the two. Where nobody is both there is one panel.
     """
     best, look = front(frame, x, y), looks(list(dict.fromkeys(frame[hue])))
     good = (frame[y] >= GOOD * frame[y].max()) & (frame[x] <= DEAR * frame[x].min())
-    with canvas(13, 5, columns=2) as (figure, both):
+    with canvas(13 if good.any() else 8, 5, columns=2 if good.any() else 1) as (figure, panels):
+        both = np.atleast_1d(panels)
         for axes in both:
             axes.step(best[x], best[y], where="post", color=PAPER, linewidth=1.2, linestyle="--", label="front")
             for kind, style in look.items():
@@ -70,12 +71,13 @@ def price(frame: pd.DataFrame, x: str, y: str, hue: str, title: str = "") -> Fig
         for name, row in frame[~good].iterrows():
             both[0].annotate(str(name), (row[x], row[y]), xytext=(8, 0), textcoords="offset points", va="center")
         both[0].legend(loc="upper right", title=hue, alignment="left")
-        near = frame[good]
-        for bounds, column in ((both[1].set_xlim, x), (both[1].set_ylim, y)):
-            room = 0.08 * np.ptp(near[column]) or 0.01
-            bounds(near[column].min() - room, near[column].max() + room)
-        both[1].set_title("its upper left corner", loc="left")
-        ends = [(row[x], row[y], str(name), look[row[hue]]["color"]) for name, row in near.iterrows()]
-        label_ends(both[1], ends, edge=near[x].max())
+        for close in both[1:]:
+            near = frame[good]
+            for bounds, column in ((close.set_xlim, x), (close.set_ylim, y)):
+                room = 0.08 * np.ptp(near[column]) or 0.01
+                bounds(near[column].min() - room, near[column].max() + room)
+            close.set_title("its upper left corner", loc="left")
+            ends = [(row[x], row[y], str(name), look[row[hue]]["color"]) for name, row in near.iterrows()]
+            label_ends(close, ends, edge=near[x].max())
         sns.despine(figure)
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from kedit_lab.show.style import COLORS, MARKERS, PAPER, SUBJECTS, canvas, fact_grid, label_ends, unit_axis
+from kedit_lab.show.style import COLORS, MARKERS, PAPER, SUBJECTS, canvas, fact_grid, label_ends, looks, unit_axis
 
 WIDE, HIGH = 11.5, 4.4
 LETTERS = 44  # of a prompt or an answer beside a bar
@@ -31,12 +31,13 @@ def density(matrix: Any, tried: pd.DataFrame, now: tuple[str, str, int, int, int
     ``tried`` has the columns method, mode, per_subject, size, seed, efficacy and specificity; ``now`` is ringed.
     """
     here = (tried[["method", "mode", "per_subject", "size", "seed"]] == list(now)).all(axis=1)
+    look = looks(list(dict.fromkeys(tried["method"])))
     with canvas(13, 4.2, columns=3) as (figure, (left, *others)):
         fact_grid(left, np.asarray(matrix, dtype=float), "RdBu_r", -1, 1, "cosine")
         left.set_title("Cosine of the keys")
         for axes, metric in zip(others, ("efficacy", "specificity"), strict=True):
-            for i, ((method, mode), rows) in enumerate(tried.groupby(["method", "mode"], sort=False)):
-                style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+            for (method, mode), rows in tried.groupby(["method", "mode"], sort=False):
+                style = look[method] | ({} if mode == "batch" else {"facecolor": "none", "linewidth": 1.6})
                 axes.scatter(rows["per_subject"], rows[metric], s=60, alpha=0.8, label=f"{method}, {mode}", **style)
             ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 1.6}
             axes.scatter(tried.loc[here, "per_subject"], tried.loc[here, metric], s=230, **ring)
@@ -80,14 +81,14 @@ def alignment(key: Float[np.ndarray, " pairs"], residual: Float[np.ndarray, " pa
     """
     with canvas(WIDE, HIGH, columns=2) as (figure, (left, right)):
         left.plot([-1, 1], [-1, 1], color=PAPER, linestyle="--", linewidth=1.2)
-        for i, (mask, name) in enumerate(((~related, "two subjects"), (related, "one subject"))):
-            left.scatter(key[mask], residual[mask], s=46, alpha=0.75, color=COLORS[i], marker=MARKERS[i], label=name)
+        for mask, name, look in ((~related, "two subjects", (PAPER, "o")), (related, "one subject", ("black", "s"))):
+            left.scatter(key[mask], residual[mask], s=46, alpha=0.75, color=look[0], marker=look[1], label=name)
         left.set(title=f"All pairs, {now}", xlabel="cosine of the keys", ylabel="cosine of the residuals")
         left.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
         left.legend(loc="upper left", bbox_to_anchor=(1, 1), handletextpad=0.2, title="pairs of facts about")
-        for i, (method, values) in enumerate(sums.items()):
-            style = {"color": COLORS[i + 2], "marker": MARKERS[i + 2], "markevery": [-1]}
-            right.plot(range(len(values)), values, label=method, linewidth=3 if method == now else 1.4, **style)
+        for method, style in looks(list(sums)).items():
+            bold = {"linewidth": 3 if method == now else 1.4, "markevery": [-1]}
+            right.plot(range(len(sums[method])), sums[method], label=method, **bold, **style)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set(title="Misalignment", xlabel="step of the optimisation", ylabel="sum of A(i)")
         right.set_ylim(bottom=0)

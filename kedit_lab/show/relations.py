@@ -6,6 +6,7 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -70,15 +71,13 @@ def curves(
     theirs = [kind for kind in kinds if str(kind).startswith("paper")]
     ours = [kind for kind in kinds if kind not in theirs]
     dashes = dict(zip(theirs, cycle(["--", ":", "-."]), strict=False))
-    wide = np.ptp(np.log(frame[x]) if log else frame[x])
     with canvas(8, 4, title) as (figure, axes):
         for kind, look in (looks(ours) | looks(theirs)).items():
             rows = frame[frame[hue] == kind].groupby(x)[y].agg(["mean", "min", "max"])
             look |= {"color": PAPER, "linestyle": dashes[kind]} if kind in theirs else {}
-            places = rows.index.to_numpy(dtype=float)
+            places = rows.index
             if len(ours) > BANDS and kind in ours:
-                aside = BESIDE * wide * (ours.index(kind) - (len(ours) - 1) / 2)
-                places = places * np.exp(aside) if log else places + aside
+                places = aside(places, frame[x], ours.index(kind) - (len(ours) - 1) / 2, log)
                 axes.vlines(places, rows["min"], rows["max"], color=look["color"], linewidth=1.2)
             else:
                 axes.fill_between(places, rows["min"], rows["max"], color=look["color"], alpha=0.18, linewidth=0)
@@ -99,6 +98,13 @@ def curves(
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         sns.despine(figure)
     return figure
+
+
+def aside(places: pd.Index, all_of_them: pd.Series, by: float, log: bool) -> Float[np.ndarray, " places"]:
+    """Numbers on an axis moved a little, so that lines of several kinds stand beside each other."""
+    seen = all_of_them[all_of_them > 0] if log else all_of_them
+    step = BESIDE * by * np.ptp(np.log(seen) if log else seen)
+    return places.to_numpy(dtype=float) * np.exp(step) if log else places.to_numpy(dtype=float) + step
 
 
 def multiples(frame: pd.DataFrame, x: str, columns: Mapping[str, str], title: str = "") -> Figure:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -57,11 +56,14 @@ def canvas(
 
 def looks(kinds: Sequence[Any]) -> dict[Any, dict[str, str]]:
     """The colour and marker of every kind: of the best-known methods always the same, of others what those leave, in
-    their order."""
+    their order. A colour that comes again has another marker."""
     own = {kind: METHODS.index(str(kind).lower()) for kind in kinds if str(kind).lower() in METHODS}
-    free = cycle([i for i in range(len(COLORS)) if i not in own.values()] or range(len(COLORS)))
-    places = {kind: own[kind] if kind in own else next(free) for kind in kinds}
-    return {kind: {"color": COLORS[at], "marker": MARKERS[at]} for kind, at in places.items()}
+    free = [i for i in range(len(COLORS)) if i not in own.values()] or list(range(len(COLORS)))
+    others = [kind for kind in kinds if kind not in own]
+    turns = {kind: divmod(i, len(free)) for i, kind in enumerate(others)}
+    places = {kind: (own[kind], 0) if kind in own else (free[turns[kind][1]], turns[kind][0]) for kind in kinds}
+    marker = lambda at, turn: MARKERS[(at + turn) % len(MARKERS)]  # noqa: E731
+    return {kind: {"color": COLORS[at], "marker": marker(at, turn)} for kind, (at, turn) in places.items()}
 
 
 def spread(ends: Sequence[Any], gap: float, low: float, high: float) -> list[float]:

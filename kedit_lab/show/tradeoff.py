@@ -23,9 +23,11 @@ def tradeoff(frame: pd.DataFrame, x: str, y: str, line: str, marked: Mapping[str
              unedited: float | None = None) -> Figure:  # fmt: skip
     """``y`` against ``x``, one row a point, a coloured line through the rows of each value of ``line`` in their order.
 
-    The Pareto front is ringed and joined by a dashed line, and stands alone in the right panel, as large as there is
-    room. ``marked`` names rows by their index; ``unedited`` is where the unedited model stands on x (a grey line).
+    The Pareto front is ringed and joined by a dashed line; the right panel shows its part of the left one, wider.
+    Rows without a value are left out. ``marked`` names rows by their index; ``unedited`` is where the unedited model
+    stands on x (a grey line).
     """
+    frame = frame.dropna(subset=[x, y])
     front = frame[pareto(frame, x, y)].sort_values(x)
     with canvas(13, 5, columns=2) as (figure, both):
         for panel in both:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from kedit_lab.edit import targets
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
-from kedit_lab.edit.recipes import TABLE, find
+from kedit_lab.edit.recipes import TABLE, located
 from kedit_lab.edit.run import edit
 from kedit_lab.edit.solvers import Preserved, ridge
 from kedit_lab.edit.weights import Change
@@ -45,15 +45,6 @@ def beside(lab: Lab, work: Callable[[], Any], plain: Callable[[], Any]) -> tuple
     return result, (before + behind) / 2, plainly, took
 
 
-def located(lab: Lab, name: str, **overrides: Any) -> Recipe:
-    """A locate-then-edit recipe for a lab; another one, which has no stages to time, raises a ValueError."""
-    recipe = find(name).on(lab.arch, **overrides)
-    if not isinstance(recipe, Recipe):
-        known = ", ".join(name for name, other in TABLE.items() if isinstance(other, Recipe))
-        raise ValueError(f"{name} trains weights; what is timed here are the recipes that locate keys: {known}")
-    return recipe
-
-
 def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", seed: int = 0, plain: int = 100,
           texts: Sequence[str] | None = None, **overrides: Any) -> pd.DataFrame:  # fmt: skip
     """Milliseconds per fact of keys, targets and solve, batched and plain, their ratio, and the agreement of ΔW.
@@ -61,7 +52,7 @@ def bench(lab: Lab, sizes: Sequence[int] = (1, 10, 100), method: str = "memit", 
     Both forms run in this process, with the same prefixes, step size and early stop; statistics are not counted. The
     plain form runs on the first ``plain`` facts of a size ("plain facts"), and ΔW is compared on those.
     """
-    recipe = located(lab, method, **overrides)
+    recipe = located(method).on(lab.arch, **overrides)
     layer, prefixes = recipe.layers[-1], lab.prefixes(recipe.prefixes, recipe.prefix_length)
     moment = second_moment(lab, layer, texts)
     preserved = Preserved(moment, recipe.lam_of(layer))
@@ -112,7 +103,7 @@ def bench_methods(lab: Lab, n: int = 100, names: Sequence[str] | None = None, st
     facts = by_density(n, seed=seed)
     rows = []
     for name in names:
-        located(lab, name)
+        located(name)
     for name in tqdm(["memit", *(name for name in names if name != "memit")], disable=not progress):
         edit(lab, facts[:2], name)  # warm up, and fill the cache
         made, equal = edit(lab, facts, name), edit(lab, facts, name, steps=steps, stop=0.0, settled=0.0)
@@ -134,7 +125,7 @@ def bench_memory(lab: Lab, n: int = 1000, method: str = "memit", seed: int = 0,
     keys and the bare ones). ``work`` is the bound of a pass, if the lab has one; it is then a second edit of the
     process that is measured, as libraries keep some of what they take for a first.
     """
-    facts, recipe = by_density(n, 2, seed), located(lab, method, **overrides)
+    facts, recipe = by_density(n, 2, seed), located(method).on(lab.arch, **overrides)
     edit(lab, facts if lab.work else facts[:2], recipe, moment_texts)
     each = 2 if (recipe.solver, recipe.met) == ("equality", "bare") else 1
     needed = 4 * n * len(recipe.layers) * (each * lab.arch.d_k + lab.arch.d_model)

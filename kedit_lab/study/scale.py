@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from kedit_lab.edit.groups import group
 from kedit_lab.edit.recipe import Recipe
-from kedit_lab.edit.recipes import find
+from kedit_lab.edit.recipes import located
 from kedit_lab.edit.run import Basis, solve
 from kedit_lab.edit.solvers import NullSpace
 from kedit_lab.edit.targets import values
@@ -97,7 +97,7 @@ def scale(lab: Lab, sizes: Sequence[int] = (100,), extrapolate: Sequence[int] = 
     texts = lab_text()[:TEXTS]
     with TemporaryDirectory() as folder:
         for method in tqdm(methods, disable=not progress):
-            recipe = find(method).on(lab.arch, **{"stop": 0.0, "settled": 0.0} | overrides)
+            recipe = located(method).on(lab.arch, **{"stop": 0.0, "settled": 0.0} | overrides)
             basis = Basis.of(lab, recipe, texts, Path(folder))
             measured(lab, many(PER_SUBJECT, seed), recipe, basis, rate)  # warm up
             seen = {n: measured(lab, many(n, seed), recipe, basis, rate) for n in sorted(sizes)}

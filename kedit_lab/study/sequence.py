@@ -7,7 +7,9 @@ Optionally each batch is merged back with its small entries masked, and a router
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import pandas as pd
@@ -103,25 +105,41 @@ class Run:
 
     def go(self, to: int) -> "Run":
         """Put the weights after batch ``to`` into the model; refuses where something else changed them meanwhile."""
-        for name, known in self.states[self.at].items():
-            if not torch.equal(self.lab.arch.weight(name).module.weight, known):
+        for name in self.states[to]:
+            weight = self.lab.arch.weight(name).module.weight
+            ours = (self.states[self.at], *self.states)  # any of them, where an undo was cut
+            if not any(torch.equal(weight, state[name].to(weight.device)) for state in ours):
                 raise RuntimeError(
-                    f"{name} is not as it was after batch {self.at} of this run: another edit or run was applied, or "
-                    "one that was applied when it was made is not; undo that first"
+                    f"{name} is not as this run knows it: another edit or run was applied, or one that was applied "
+                    "when it was made is not; undo that first"
                 )
-        put_back(self.lab.arch, self.states[to])
-        self.at = to
+        try:
+            put_back(self.lab.arch, self.states[to])
+        finally:  # what interrupts it is raised once all are back
+            self.at = to
         return self
 
     @contextmanager
     def applied(self) -> Iterator["Run"]:
-        """The edited weights are in the model inside the context and gone behind it, also after an exception."""
-        before = self.at
-        self.apply()
-        try:
+        """The edited weights are in the model inside the context and gone behind it, also after an exception; refused
+        where something else changed them in between."""
+        with self.standing(len(self.states) - 1):
             yield self
+
+    @contextmanager
+    def standing(self, at: int) -> Iterator[None]:
+        """The weights after batch ``at`` are in the model inside the context; behind it those before it."""
+        before = self.at
+        try:
+            self.go(at)
+            yield
         finally:
-            self.go(before)
+            if self.at != before:
+                try:
+                    self.go(before)
+                except KeyboardInterrupt:  # waits until the weights are back
+                    self.go(before)
+                    raise
 
     def matrix(self, metric: str = "efficacy") -> pd.DataFrame:
         """The retention matrix of a metric: one row per ``after``, one column per ``batch``."""
@@ -130,12 +148,8 @@ class Run:
     def ask(self, prompt: str, k: int = 5) -> Answer:
         """The model's answers: the edited one's, or the one's that the router chooses."""
         decision = self.router.route(prompt) if self.router else None
-        before = self.at
-        self.go(len(self.states) - 1 if decision is None or decision.edited else 0)
-        try:
+        with self.standing(len(self.states) - 1 if decision is None or decision.edited else 0):
             return Answer(decision, self.lab.ask(prompt, k))
-        finally:
-            self.go(before)
 
 
 def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecipe = "memit",
@@ -153,9 +167,12 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     input, and for a folder of another run, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
+    if isinstance(batches, Fact | str):
+        raise ValueError(f"batches is {short(batches)}; give a list of batches, each a list of facts")
     groups = [several(f"batch {i}", batch, Fact) for i, batch in enumerate(batches, 1)]
+    router = None if router is None else several("router", router, str)
     check(groups, every, merge, router, k)
-    known_kinds(kinds)
+    kinds = known_kinds(kinds)
     reference = reference or lab_reference(lab)
     asked = {"every": every, "kinds": list(kinds), "router": None if router is None else [k, *router],
              "embed": None if embed is None else getattr(embed, "__qualname__", type(embed).__qualname__)}  # fmt: skip
@@ -214,9 +231,9 @@ def check(batches: Sequence[Sequence[Fact]], every: int, merge: Merge | None, ro
     """Raise a ValueError for batches, a pace, a merge or a router that cannot be run."""
     if not isinstance(merge, Merge | None):
         raise ValueError(f"merge is {merge!r}; give kl.Merge({merge!r}), or None")
-    if router is not None and not several("router", router, str):
+    if router is not None and not router:
         raise ValueError("router is empty; give prompts that nobody edits, or None for no router")
-    if not isinstance(k, int) or k < 1:
+    if not isinstance(k, Integral) or k < 1:
         raise ValueError(f"k is {k!r}; 1, 2, ... nearest prompts vote")
     if not batches or not all(batches):
         empty = sum(not batch for batch in batches)

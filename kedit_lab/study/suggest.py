@@ -56,8 +56,9 @@ def suggest(lab: Lab, facts: Sequence[Fact], pairs: int = PAIRS, rates: Sequence
     """
     if pairs < 1:
         raise ValueError(f"pairs is {pairs}; exchange at least one pair")
+    rates = tuple(rates)
     if not rates or not min(rates) > 0:
-        raise ValueError(f"rates is {list(rates)}; give step sizes above zero, such as {RATES}")
+        raise ValueError(f"rates is {rates}; give step sizes above zero, such as {RATES}")
     shares = where(lab, answered(lab, facts, pairs, seed))
     last = decisive(shares["flipped"])
     span = min(SPAN, max(1, round(lab.arch.layers / 6)))

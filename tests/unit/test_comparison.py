@@ -48,5 +48,8 @@ def test_the_price_names_every_point_in_one_of_its_panels():
     assert (whole.get_xscale(), close.get_xscale()) == ("log", "linear")
     assert [sum(len(c.get_offsets()) for c in axes.collections) for axes in (whole, close)] == [4, 4]
     assert close.get_xlim()[0] < 1 < 1.5 < close.get_xlim()[1] < 3
+    (only,) = show.price(points.assign(seconds=[1.0, 9.0, 20.0, 30.0], score=[0.2, 0.1, 0.9, 0.1]), "seconds", "score",
+                         "kind").axes  # fmt: skip
+    assert [text.get_text() for text in only.texts] == names, "nobody is both good and cheap"
     alone = show.price(points[:1], "seconds", "score", "kind").axes
     assert [text.get_text() for axes in alone for text in axes.texts] == ["memit"]

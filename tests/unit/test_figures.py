@@ -97,7 +97,10 @@ def test_a_method_looks_the_same_in_every_figure():
     assert all_of_them["MEMIT"] == style.looks(["memit"])["memit"] == {"color": style.COLORS[0], "marker": "o"}
     assert all_of_them["memit-merge"]["color"] == style.COLORS[1]
     assert len({look["color"] for look in all_of_them.values()}) == 4, "others take what is left"
-    assert len(style.looks(range(20))) == 20, "and colours come again where there are too many"
+    many = style.looks(range(20))
+    assert len({tuple(look.values()) for look in many.values()}) == 20, "a colour that comes again has another marker"
+    crowd = style.looks([*style.METHODS, "rome", "ft", "kn", "mend"])
+    assert len({tuple(look.values()) for look in crowd.values()}) == 10
 
 
 def test_one_colour_a_method_and_dots_for_distinct_subjects(study):

@@ -83,3 +83,8 @@ def test_small_multiples_have_an_axis_each():
     assert left.lines[0].get_ydata().tolist() == [2.0, 2.1, 2.6]
     assert left.get_ylim()[0] == right.get_ylim()[0] == 0
     assert left.get_ylim()[1] < 5 < right.get_ylim()[1]
+
+
+def test_many_curves_from_zero_on_a_log_axis():
+    rows = pd.DataFrame([{"N": n, "A": n, "batch": b} for n in (0, 1, 10) for b in "abcd"])
+    assert all(np.isfinite(line.get_xdata()).all() for line in show.curves(rows, "N", "A", "batch").axes[0].lines)

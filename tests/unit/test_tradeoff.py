@@ -44,6 +44,12 @@ def test_tradeoff_without_names_or_unedited_model(settings):
         assert not axes.texts
 
 
+def test_rows_without_a_value_are_left_out(settings):
+    holes = pd.DataFrame({"density": 0.2, "ability": [0.95, float("nan")], "efficacy": [float("nan"), 0.5]})
+    for axes in show.tradeoff(pd.concat([settings, holes]), "ability", "efficacy", "density").axes:
+        assert len(axes.collections[0].get_offsets()) == 4
+
+
 def test_the_right_panel_is_as_large_as_the_front(settings):
     far = pd.DataFrame({"density": 0.2, "ability": 0.1, "efficacy": 0.2}, index=["far"])
     whole, close = show.tradeoff(pd.concat([settings, far]), "ability", "efficacy", "density").axes
