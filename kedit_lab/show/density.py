@@ -20,7 +20,7 @@ def facts_per_subject(counts: pd.DataFrame, papers: pd.DataFrame | None = None, 
             axes.bar(table.index, table[kind], bottom=below, color=color, label=str(kind))
             below += table[kind]
         axes.set_xlim(0, table.index.max() + 1)
-        axes.margins(y=0.12)
+        axes.set_ylim(0, 1.12 * below.max())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("facts per subject")
         axes.set_ylabel("subjects")

@@ -279,12 +279,10 @@ def collision(matrix: Any, tried: pd.DataFrame, now: tuple[str, int, int]) -> Fi
     with canvas(11.5, 4.2, columns=2) as (figure, (left, right)):
         fact_grid(left, np.asarray(matrix, dtype=float), "RdBu_r", -1, 1, "cosine")
         left.set_title("Cosine of the facts' keys")
-        arms = tried.groupby("arm", observed=False)
-        look = looks([str(arm).partition(",")[0] for arm, _ in arms])
-        for arm, rows in arms:
-            style = look[str(arm).partition(",")[0]] | (
-                {"facecolor": "none"} if SUBJECTS["distinct"] in str(arm) else {}
-            )
+        arms = {arm: arm.rpartition(" · ")[2] for arm, _ in tried.groupby("arm", observed=False)}  # and their methods
+        look = looks(list(dict.fromkeys(arms.values())))
+        for arm, rows in tried.groupby("arm", observed=False):
+            style = look[arms[arm]] | ({"facecolor": "none"} if SUBJECTS["distinct"] in arm else {})
             right.scatter(rows["size"], rows["efficacy"], s=60, label=arm, alpha=0.8, **style)
         here = tried[(tried["arm"] == now[0]) & (tried["size"] == now[1]) & (tried["seed"] == now[2])]
         right.scatter(here["size"], here["efficacy"], s=230, facecolor="none", edgecolor="black", linewidth=1.6)
