@@ -65,13 +65,15 @@ def run_train_mend(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     """Time an edit: against the plain form of the same computation, by stage, every recipe against memit; memory.
 
-    With --shape, on a model of that shape with random weights, by default: plain, stages and scale.
+    The last two with passes as large as makes them fast, and with small ones, which take longer and hold little. With
+    --shape, on a model of that shape with random weights, by default: plain, stages and scale.
     """
     dtype = getattr(torch, args.dtype)
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
     many = max(args.sizes or [1000])  # of the memory table
     args.sizes = args.sizes or [1, 10, 100]
     lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
+    bounds = [lab.work] if args.shape else [None, lab.work or SMALL * lab.nbytes]
     most = max(args.sizes)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
     methods, changed = args.methods or [args.method], {"steps": args.steps} if args.steps else {}
@@ -86,8 +88,10 @@ def run_bench(args: argparse.Namespace) -> None:
             print("\nthe targets' arithmetic: of the plain form, and as a share of it needed (floor) and done (stands)")
             show(against.to_frame().T)
         elif name == "methods":
-            print(f"\nevery locate-then-edit recipe at {most} facts, one edit each")
-            show(bench_methods(lab, most, args.methods, progress=True))
+            for bound in bounds:
+                passes = "passes as large as makes them fast" if bound is None else f"passes of {bound / 1e6:.1f} MB"
+                print(f"\nevery locate-then-edit recipe at {most} facts, one edit each, {passes}")
+                show(bench_methods(replace(lab, work=bound), most, args.methods, progress=True))
         elif name == "scale":
             print("\nseconds of one edit, every step taken")
             reused = {"reuse": args.reuse} if args.reuse else {}
@@ -99,7 +103,6 @@ def run_bench(args: argparse.Namespace) -> None:
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
             print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
-            bounds = [None, lab.work or SMALL * lab.nbytes]
             rows = {(m, b): bench_memory(replace(lab, work=b), many, m) for m in tqdm(methods) for b in bounds}
             show(pd.DataFrame(rows).T.droplevel(1))
 

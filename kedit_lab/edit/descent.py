@@ -16,12 +16,13 @@ from kedit_lab.edit.bundles import Asked, Bundle, folded, staying
 from kedit_lab.edit.journal import Found
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.model.hooks import at
-from kedit_lab.model.lab import Lab
+from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.past import Known, waste
 from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import by_length
 
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
+OVER = 2  # times the tokens of a pass from which a group's rows run apart, where every pass is taken twice
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 Watch = Callable[[int, Tensor], object]  # of the search: Adam's step, and δ (groups x d_model) as it stands
@@ -96,24 +97,32 @@ def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "ro
 
 
 class Search:
-    """δ of a batch's groups, which of them are still sought, and what they have lost at every pass."""
+    """δ of a batch's groups, which of them are still sought, and what they have lost at every pass.
+
+    Bundles that are ``apart`` take their way back one by one, each behind a pass of its own.
+    """
 
     def __init__(self, lab: Lab, layer: int, recipe: Recipe, h: Float[Tensor, "parts groups d_model"],
-                 bundles: list[Bundle], variable: Variable, alignment: Alignment | None) -> None:  # fmt: skip
-        self.lab, self.layer, self.recipe, self.alignment = lab, layer, recipe, alignment
+                 bundles: list[Bundle], variable: Variable, alignment: Alignment | None,
+                 apart: bool = False) -> None:  # fmt: skip
+        self.lab, self.layer, self.recipe, self.alignment, self.apart = lab, layer, recipe, alignment, apart
         self.bundles, self.variable, self.length = bundles, variable, h.norm(dim=2)
         self.adam = torch.optim.Adam([variable.units], lr=1.0)
         self.active = torch.ones(h.shape[1], dtype=torch.bool, device=h.device)
         self.weight = torch.ones(h.shape[1], device=h.device)  # of the NLL: PMET lowers it at the arg-max
         self.curves: list[list[float]] = [[] for _ in range(h.shape[1])]
 
-    def likelihood(self, delta: Tensor) -> tuple[Tensor, ...]:
-        """(NLL and kl·KL, KL, target tokens missed if that ends it) of every group, zero of those that have left."""
+    def likelihood(self, delta: Tensor, bundles: list[Bundle]) -> tuple[Tensor, ...]:
+        """(NLL and kl·KL, KL, target tokens missed if that ends it) of every group, zero of those not there."""
         groups, counted = len(self.active), bool(self.recipe.settled)
         normed = lambda b: forward(b.tail, self.layer, self.recipe, delta, b.owner)  # noqa: E731
-        told = [b.losses(self.lab, normed(b), groups, counted) for b in self.bundles]
+        told = [b.losses(self.lab, normed(b), groups, counted) for b in bundles]
         nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
         return self.weight * nll + self.recipe.kl * kl, kl, missed
+
+    def pull(self, delta: Tensor, likely: Tensor) -> Tensor:
+        """The gradient of what groups that are still sought lost in a pass."""
+        return torch.autograd.grad(likely[self.active].sum(), delta)[0]
 
     def beside(self, delta: Tensor) -> Tensor:
         """The loss of every group that needs no pass: decay and alignment."""
@@ -148,16 +157,19 @@ class Search:
         """One pass, and the steps of Adam that its gradient serves; False if there is nothing left to do."""
         delta = self.variable.delta.detach().requires_grad_()
         watch(0, delta[-1].detach())
-        likely, kl, missed = self.likelihood(delta)
+        with torch.set_grad_enabled(not self.apart):
+            likely, kl, missed = self.likelihood(delta, self.bundles)
         self.judge(delta.detach(), likely.detach(), kl.detach(), missed)
         if last or not self.active.any():
             return False
-        if torch.cat([self.active[b.owner] for b in self.bundles]).float().mean() < AGAIN:
-            del likely, kl, missed  # and what they hold for the way back
+        if self.apart or torch.cat([self.active[b.owner] for b in self.bundles]).float().mean() < AGAIN:
+            del likely, kl  # and what they hold for the way back
             self.bundles = staying(self.bundles, self.active)
-            likely, kl, missed = self.likelihood(delta)
-        (pull,) = torch.autograd.grad(likely[self.active].sum(), delta)
-        del likely, kl
+            parts = [[bundle] for bundle in self.bundles] if self.apart else [self.bundles]
+            pull = torch.stack([self.pull(delta, self.likelihood(delta, part)[0]) for part in parts]).sum(0)
+        else:
+            pull = self.pull(delta, likely)
+            del likely, kl
         self.move(pull, watch)
         if self.recipe.settled:
             self.weight = torch.where(missed == 0, self.recipe.settled, 1.0).to(self.weight)
@@ -167,18 +179,23 @@ class Search:
 
 def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"] | None, norms: Tensor | None,
             layer: int, recipe: Recipe, alignment: Alignment | None, watch: Watch | None = None,
-            leads: Known | None = None) -> Found:  # fmt: skip
+            leads: Known | None = None, tokens: int = 0) -> Found:  # fmt: skip
     """(h, δ, loss curves) of the groups 0, 1, ... that the rows belong to, of the part that is written last.
 
     ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``leads``: see ``Tail.each``.
+    Where a single group has more than OVER times so many ``tokens`` (0: no bound), no more of its rows run together.
     """
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))
+    apart = 0 < OVER * tokens < sum(a.length for a in rows)
+    if apart:
+        wide = [max(rows[i].length for i in part) for part in parts]
+        parts = [some for part, most in zip(parts, wide, strict=True) for some in chunks(part, max(1, tokens // most))]
     tails = Tail.each(lab, [a.row for a in rows], parts, start, leads)
     h = at_lookup(tails, parts, rows).to(lab.anchor.device) if h is None else h
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
     del tails
-    search = Search(lab, layer, recipe, h, bundles, Variable.of(h, norms, recipe), alignment)
+    search = Search(lab, layer, recipe, h, bundles, Variable.of(h, norms, recipe), alignment, apart)
     del bundles
     for step in range(recipe.steps):
 

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ TOOLS: dict[str, Callable[[kl.Lab, Path], Any]] = {
     "files": kept,
     **{f"sequence, {method}": in_sequence(method) for method in ("memit-seq", "alphaedit")},
     **{method: edited(method) for method in METHODS},
+    "every row apart": lambda lab, folder: edited("memit-merge")(replace(lab, work=1), folder),
 }
 
 

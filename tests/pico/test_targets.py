@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from kedit_lab.edit import descent, targets
 from kedit_lab.edit.align import Alignment
@@ -269,6 +270,42 @@ def test_chunks_do_not_matter(pico, monkeypatch, budget):
     after = values(pico, DISTINCT + SAME, MERGE)
     torch.testing.assert_close(after.z, before.z, **CLOSE)
     assert [len(curve) for curve in after.curves] == [len(curve) for curve in before.curves]
+
+
+@pytest.mark.parametrize("method", ["memit", "pmet"])
+def test_a_group_too_large_for_a_pass_runs_in_parts(pico, monkeypatch, method):
+    """No pass is larger than allowed, and next to nothing of one is held while the others run."""
+    recipe = find(method, layers=(1,), steps=4, stop=0.0, group="subject")
+    weights = {p.untyped_storage().data_ptr() for p in pico.model.parameters()}
+    run, back, passes, sizes, held, found = descent.forward, descent.Search.pull, [], [], [], []
+
+    def noted(tail, *rest):
+        passes.append(tail.inputs["input_ids"].numel())
+        return run(tail, *rest)
+
+    def pack(kept):
+        if kept.untyped_storage().data_ptr() not in weights:
+            sizes.append(kept.nbytes)
+        return kept
+
+    def pull(*args):
+        held.append(sum(sizes))
+        sizes.clear()
+        return back(*args)
+
+    monkeypatch.setattr(descent, "forward", noted)
+    monkeypatch.setattr(descent.Search, "pull", pull)
+    for most in (1000, 12):
+        monkeypatch.setattr(targets, "budget", lambda *_, most=most: most)
+        with saved_tensors_hooks(pack, lambda kept: kept):
+            found.append((values(pico, SAME, recipe), max(passes), max(held)))
+        for seen in (passes, sizes, held):
+            seen.clear()
+    (whole, _, most), (parts, widest, least) = found
+    assert widest <= 12
+    assert least < most / 3
+    torch.testing.assert_close(parts.z, whole.z, **CLOSE)
+    assert parts.curves[0] == pytest.approx(whole.curves[0], rel=1e-4)
 
 
 def test_budget_follows_the_model(pico, monkeypatch):
