@@ -263,12 +263,12 @@ def load(path: str | Path | None = None, dtype: str | torch.dtype = torch.float3
          revision: str | None = None, chat: bool = False, work: float | int | None = None) -> Lab:  # fmt: skip
     """The embedded lab model, or any causal LM from a folder or a hub name, in ``dtype`` on ``device``.
 
-    ``device_map`` ("auto", or a dict from module paths to devices) lets accelerate spread the layers over several
-    devices instead; what it offloads to the CPU is copied to the device module by module in every pass, what it
-    offloads to a disk is refused. ``revision`` is a hub model's branch, tag or commit; with ``local_only`` nothing is
-    asked of the network. Safetensors only, no remote code. With ``chat`` prompts are posed in the tokenizer's chat
-    template (``lab.with_chat()`` does it later). A model that is loaded already goes into ``kl.wrap(model,
-    tokenizer)``.
+    ``dtype`` is one of torch, its name, or "auto": what the model was saved in. ``device_map`` ("auto", or a dict from
+    module paths to devices) lets accelerate spread the layers over several devices instead; what it offloads to the CPU
+    is copied to the device module by module in every pass, what it offloads to a disk is refused. ``revision`` is a hub
+    model's branch, tag or commit; with ``local_only`` nothing is asked of the network. Safetensors only, no remote
+    code. With ``chat`` prompts are posed in the tokenizer's chat template (``lab.with_chat()`` does it later). A model
+    that is loaded already goes into ``kl.wrap(model, tokenizer)``.
 
     ``work`` bytes are what a pass that reads keys or seeks target values may hold beside the model (None: half of what
     a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more). With less an edit is slower;

@@ -40,6 +40,16 @@ def test_dtype_and_device_map(folder):
     assert lab.anchor.device.type == "cpu"
 
 
+def test_auto_is_the_dtype_that_a_model_was_saved_in(folder, tmp_path):
+    lab = kl.load(folder, "bfloat16")
+    lab.model.save_pretrained(tmp_path)
+    lab.tokenizer.save_pretrained(tmp_path)
+    assert kl.load(tmp_path).anchor.dtype == torch.float32
+    again = kl.load(tmp_path, "auto")
+    assert again.anchor.dtype == torch.bfloat16
+    assert again.fingerprint() == lab.fingerprint()
+
+
 def test_workers_spread_a_model_as_it_was(folder, monkeypatch):
     places = {"model": "cpu", "lm_head": "cpu"}
     lab = kl.load(folder, device_map=places)
