@@ -195,11 +195,11 @@ def find(recipe: str | AnyRecipe, **overrides: Any) -> AnyRecipe:
 
 
 def located(recipe: str | AnyRecipe) -> Recipe:
-    """A locate-then-edit recipe, whose stages can be timed; another one raises a ValueError."""
+    """A locate-then-edit recipe; another one raises a ValueError."""
     found = find(recipe)
     if not isinstance(found, Recipe):
         known = ", ".join(name for name, other in TABLE.items() if isinstance(other, Recipe))
-        raise ValueError(f"{found.name} locates no keys; the recipes whose stages are timed here are {known}")
+        raise ValueError(f"{found.name} locates no keys; the recipes that do are {known}")
     return found
 
 

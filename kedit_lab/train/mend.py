@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from kedit_lab.edit.finetune import loss
 from kedit_lab.edit.mend import Editor, edited, edited_weights, gradients
+from kedit_lab.edit.recipes import find
 from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.health import next_tokens
 from kedit_lab.model.lab import Lab
@@ -22,8 +23,8 @@ EDIT_WEIGHT, LOCALITY_WEIGHT = 0.1, 1.0  # as published
 
 def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps: int = 1200, rows: int = 16,
                lr: float = 1e-3, seed: int = 0, progress: bool = True) -> list[float]:  # fmt: skip
-    """Train an editor of the last three blocks' MLPs and write it; returns the mean loss of every 50 steps, and of
-    those left at the end.
+    """Train an editor of the last three blocks' MLPs (``mend``'s) and write it; returns the mean loss of every 50
+    steps, and of those left at the end.
 
     Each step edits ``rows`` of the facts (600 of the lab world unless given) at once, every row with its own edit.
     Adam, cosine descent to zero.
@@ -33,7 +34,7 @@ def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     facts = list(facts or by_density(POOL, seed=10_000 + seed))
-    weights = edited_weights(lab, range(max(0, lab.arch.layers - 3), lab.arch.layers))
+    weights = edited_weights(lab, find("mend").on(lab.arch).layers)
     editor = Editor([p.name for p in weights], [(p.d_in, p.d_out) for p in weights]).to(lab.anchor.device)
     normalise(lab, editor, facts[:200])
     adam = torch.optim.Adam(editor.parameters(), lr=lr)
