@@ -65,15 +65,15 @@ def run_train_mend(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     """Time an edit: against the plain form of the same computation, by stage, every recipe against memit; memory.
 
-    The last two with passes as large as makes them fast, and with small ones, which take longer and hold little. With
-    --shape, on a model of that shape with random weights, by default: plain, stages and scale.
+    The last two with passes as large as makes them fast, and with small ones, which take longer and hold little, unless
+    --work says how much. With --shape, on a model of that shape with random weights, by default: plain, stages, scale.
     """
     dtype = getattr(torch, args.dtype)
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
     many = max(args.sizes or [1000])  # of the memory table
     args.sizes = args.sizes or [1, 10, 100]
     lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
-    bounds = [lab.work] if args.shape else [None, lab.work or SMALL * lab.nbytes]
+    bounds = [lab.work] if args.shape or args.work else [None, SMALL * lab.nbytes]
     most = max(args.sizes)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
     methods, changed = args.methods or [args.method], {"steps": args.steps} if args.steps else {}
@@ -102,7 +102,7 @@ def run_bench(args: argparse.Namespace) -> None:
             rows = {(m, n): bench_memory(lab, n, m, **setting) for m in tqdm(methods) for n in args.sizes}
             show(pd.DataFrame(rows).T.droplevel(1))
         else:
-            print("\npeak memory, MB: with passes as large as makes them fast, and with small ones (work)")
+            print("\npeak memory, MB, with passes as large as makes them fast (no work), or of so much work")
             rows = {(m, b): bench_memory(replace(lab, work=b), many, m) for m in tqdm(methods) for b in bounds}
             show(pd.DataFrame(rows).T.droplevel(1))
 

@@ -22,7 +22,6 @@ from kedit_lab.model.tail import Tail
 from kedit_lab.model.tokens import by_length
 
 AGAIN = 0.5  # share of a pass's rows still sought under which they run again alone, sooner than all of them back
-OVER = 2  # times the tokens of a pass from which a group's rows run apart, where every pass is taken twice
 LONG = 100.0  # norm of a hidden state from which EAMET's code starts at zero
 SETTLED_KL = 0.01  # weighted KL under which PMET's code ends once the target is the arg-max
 Watch = Callable[[int, Tensor], object]  # of the search: Adam's step, and δ (groups x d_model) as it stands
@@ -99,13 +98,13 @@ def added(hidden: Float[Tensor, "rows tokens d_model"], shift: Float[Tensor, "ro
 class Search:
     """δ of a batch's groups, which of them are still sought, and what they have lost at every pass.
 
-    Bundles that are ``apart`` take their way back one by one, each behind a pass of its own.
+    The bundles of one group that is ``parted`` run and go back one by one: only one's states are held at a time.
     """
 
     def __init__(self, lab: Lab, layer: int, recipe: Recipe, h: Float[Tensor, "parts groups d_model"],
                  bundles: list[Bundle], variable: Variable, alignment: Alignment | None,
-                 apart: bool = False) -> None:  # fmt: skip
-        self.lab, self.layer, self.recipe, self.alignment, self.apart = lab, layer, recipe, alignment, apart
+                 parted: bool) -> None:  # fmt: skip
+        self.lab, self.layer, self.recipe, self.alignment, self.parted = lab, layer, recipe, alignment, parted
         self.bundles, self.variable, self.length = bundles, variable, h.norm(dim=2)
         self.adam = torch.optim.Adam([variable.units], lr=1.0)
         self.active = torch.ones(h.shape[1], dtype=torch.bool, device=h.device)
@@ -113,16 +112,23 @@ class Search:
         self.curves: list[list[float]] = [[] for _ in range(h.shape[1])]
 
     def likelihood(self, delta: Tensor, bundles: list[Bundle]) -> tuple[Tensor, ...]:
-        """(NLL and kl·KL, KL, target tokens missed if that ends it) of every group, zero of those not there."""
+        """(NLL and kl·KL, KL, target tokens missed if that ends it) of every group, zero of those without rows."""
         groups, counted = len(self.active), bool(self.recipe.settled)
         normed = lambda b: forward(b.tail, self.layer, self.recipe, delta, b.owner)  # noqa: E731
         told = [b.losses(self.lab, normed(b), groups, counted) for b in bundles]
         nll, kl, missed = (sum(parts) for parts in zip(*told, strict=True))
         return self.weight * nll + self.recipe.kl * kl, kl, missed
 
-    def pull(self, delta: Tensor, likely: Tensor) -> Tensor:
-        """The gradient of what groups that are still sought lost in a pass."""
-        return torch.autograd.grad(likely[self.active].sum(), delta)[0]
+    def in_parts(self, delta: Tensor, back: bool) -> tuple[list[Tensor], Tensor]:
+        """(``likelihood``, and its gradient if there is a way ``back``), taken bundle by bundle."""
+        told, pull = [], torch.zeros_like(delta)
+        for bundle in self.bundles:
+            with torch.set_grad_enabled(back):
+                found = self.likelihood(delta, [bundle])
+            pull += torch.autograd.grad(found[0].sum(), delta)[0] if back else 0.0
+            told.append([part.detach() for part in found])
+            del found
+        return [sum(parts) for parts in zip(*told, strict=True)], pull
 
     def beside(self, delta: Tensor) -> Tensor:
         """The loss of every group that needs no pass: decay and alignment."""
@@ -157,19 +163,20 @@ class Search:
         """One pass, and the steps of Adam that its gradient serves; False if there is nothing left to do."""
         delta = self.variable.delta.detach().requires_grad_()
         watch(0, delta[-1].detach())
-        with torch.set_grad_enabled(not self.apart):
-            likely, kl, missed = self.likelihood(delta, self.bundles)
+        if self.parted:
+            (likely, kl, missed), pull = self.in_parts(delta, back=not last)
+        else:
+            (likely, kl, missed), pull = self.likelihood(delta, self.bundles), None
         self.judge(delta.detach(), likely.detach(), kl.detach(), missed)
         if last or not self.active.any():
             return False
-        if self.apart or torch.cat([self.active[b.owner] for b in self.bundles]).float().mean() < AGAIN:
-            del likely, kl  # and what they hold for the way back
+        if pull is None and torch.cat([self.active[b.owner] for b in self.bundles]).float().mean() < AGAIN:
+            del likely, kl, missed  # and what they hold for the way back
             self.bundles = staying(self.bundles, self.active)
-            parts = [[bundle] for bundle in self.bundles] if self.apart else [self.bundles]
-            pull = torch.stack([self.pull(delta, self.likelihood(delta, part)[0]) for part in parts]).sum(0)
-        else:
-            pull = self.pull(delta, likely)
-            del likely, kl
+            likely, kl, missed = self.likelihood(delta, self.bundles)
+        if pull is None:
+            (pull,) = torch.autograd.grad(likely[self.active].sum(), delta)
+        del likely, kl
         self.move(pull, watch)
         if self.recipe.settled:
             self.weight = torch.where(missed == 0, self.recipe.settled, 1.0).to(self.weight)
@@ -178,24 +185,25 @@ class Search:
 
 
 def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"] | None, norms: Tensor | None,
-            layer: int, recipe: Recipe, alignment: Alignment | None, watch: Watch | None = None,
-            leads: Known | None = None, tokens: int = 0) -> Found:  # fmt: skip
+            layer: int, recipe: Recipe, alignment: Alignment | None, tokens: int, watch: Watch | None = None,
+            leads: Known | None = None) -> Found:  # fmt: skip
     """(h, δ, loss curves) of the groups 0, 1, ... that the rows belong to, of the part that is written last.
 
     ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``leads``: see ``Tail.each``.
-    Where a single group has more than OVER times so many ``tokens`` (0: no bound), no more of its rows run together.
+    A single group with more than so many ``tokens`` runs in parts of at most so many (a longer row alone), whose pasts,
+    about a tenth of what a pass holds for them, stay.
     """
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))
-    apart = 0 < OVER * tokens < sum(a.length for a in rows)
-    if apart:
-        wide = [max(rows[i].length for i in part) for part in parts]
-        parts = [some for part, most in zip(parts, wide, strict=True) for some in chunks(part, max(1, tokens // most))]
+    parted = sum(a.length for a in rows) > tokens
+    if parted:
+        widths = [max(rows[i].length for i in part) for part in parts]
+        parts = [some for part, w in zip(parts, widths, strict=True) for some in chunks(part, max(1, tokens // w))]
     tails = Tail.each(lab, [a.row for a in rows], parts, start, leads)
     h = at_lookup(tails, parts, rows).to(lab.anchor.device) if h is None else h
     bundles = [Bundle.of([rows[i] for i in part], tail) for part, tail in zip(parts, tails, strict=True)]
     del tails
-    search = Search(lab, layer, recipe, h, bundles, Variable.of(h, norms, recipe), alignment, apart)
+    search = Search(lab, layer, recipe, h, bundles, Variable.of(h, norms, recipe), alignment, parted)
     del bundles
     for step in range(recipe.steps):
 

@@ -25,7 +25,7 @@ from kedit_lab.model.lab import Lab, checksum
 from kedit_lab.paths import Log, claim, room
 from kedit_lab.types import Fact, Memory
 
-SEARCH = 2  # how targets are sought, counted up when that changes: values of two ways must not be mixed
+SEARCH = 3  # how targets are sought, counted up when that changes: values of two ways must not be mixed
 TARGETS = "targets.log"
 FINISHED = "edit.safetensors"
 Found = tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch d_model"], list[list[float]]]  # h, δ, loss curves

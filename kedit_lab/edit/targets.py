@@ -74,7 +74,7 @@ def budget(lab: Lab, start: int = 0, room: int | None = None) -> int:
 def batches(asked: list[list[Asked]], tokens: int, turns: Sequence[int] | None = None,
             most: int = 0) -> Iterator[list[int]]:  # fmt: skip
     """Groups of similar size, together at most ``tokens`` behind their lookup tokens, those before counted as PAST (or
-    one group alone, whose rows run apart if it is much larger).
+    one group alone, however large).
 
     Aligned targets depend on earlier ones: with ``turns`` groups stay in order within a turn, which ends before the
     next begins, at most ``most`` at once (0: no bound), and only tokens behind the lookup token count.
@@ -119,9 +119,9 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
     owner = torch.empty(len(facts), dtype=torch.long, device=lab.anchor.device)
     curves: list[list[float]] = [[] for _ in groups]
     known = torch.zeros(len(groups), lab.arch.d_model, device=lab.anchor.device)  # δ of every group so far
-    # an aligned value depends on the size of its block, which depends on the layer only where it has to be small
-    any_layer = alignment is not None and lab.work is None
-    tokens = budget(lab, 0, 3 * ROOM) if any_layer else budget(lab, layer + 1, 2 * ROOM)
+    # an aligned value depends on the size of its block, which must not depend on the layer unless memory is bounded
+    everywhere = alignment is not None and lab.work is None
+    tokens = budget(lab, 0, 3 * ROOM) if everywhere else budget(lab, layer + 1, 2 * ROOM)
     leads: Known = {}
     turns, most = (None, 0) if alignment is None else (alignment.turns(), recipe.block)
     for batch in batches(asked, tokens, turns, most):
@@ -134,7 +134,7 @@ def values(lab: Lab, facts: Sequence[Fact], groups: Sequence[Sequence[int]], rec
             seen = None if watch is None else partial(tell, watch, known, batch)
             own = None if begun is None else begun[:, batch]
             along = norms if norms is None else norms[batch]
-            kept = descend(lab, rows, own, along, layer, recipe, ahead, seen, leads, tokens)
+            kept = descend(lab, rows, own, along, layer, recipe, ahead, tokens, seen, leads)
             if journal is not None:
                 journal.keep(batch, *kept)
         start, delta, losses = kept

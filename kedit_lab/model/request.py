@@ -26,7 +26,9 @@ def usable(device: str | torch.device) -> torch.device:
 
 def known(dtype: str | torch.dtype) -> str | torch.dtype:
     """A dtype of torch, or one by name, or "auto" as it is; a ValueError for anything else."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
-    if found != "auto" and not isinstance(found, torch.dtype):
-        raise ValueError(f"dtype is {dtype!r}; give a dtype of torch, such as torch.bfloat16, or auto")
+    if dtype == "auto":
+        return "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}; give a dtype of torch, such as torch.bfloat16, or 'auto'")
     return found

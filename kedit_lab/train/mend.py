@@ -23,8 +23,8 @@ EDIT_WEIGHT, LOCALITY_WEIGHT = 0.1, 1.0  # as published
 
 def train_mend(lab: Lab, path: Path, facts: Sequence[Fact] | None = None, steps: int = 1200, rows: int = 16,
                lr: float = 1e-3, seed: int = 0, progress: bool = True) -> list[float]:  # fmt: skip
-    """Train an editor of the last three blocks' MLPs (``mend``'s) and write it; returns the mean loss of every 50
-    steps, and of those left at the end.
+    """Train an editor of the last three blocks' MLPs (the layers of ``mend``) and write it; returns the mean loss of
+    every 50 steps, and of those left at the end.
 
     Each step edits ``rows`` of the facts (600 of the lab world unless given) at once, every row with its own edit.
     Adam, cosine descent to zero.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kedit_lab.cli import main
-from kedit_lab.edit.recipes import find
+from kedit_lab.edit.recipe import Recipe
+from kedit_lab.edit.recipes import TABLE, find
 from kedit_lab.facts.sets import by_density
 from kedit_lab.facts.world import World
 from kedit_lab.study.bench import bench, bench_memory, bench_methods, peak_memory
@@ -44,7 +45,8 @@ def test_bench_prints(capsys):
     printed = capsys.readouterr().out
     for heading in ("plain, ms per fact", "share of the rate", "optimiser", "equal ratio", "keys and residuals"):
         assert heading in printed
-    assert printed.count("one edit each, passes") == 2, "large passes and small ones, in one run"
+    assert "one edit each, passes as large as makes them fast" in printed
+    assert "one edit each, passes of 5.7 MB" in printed, "0.3 of 18.9"
 
 
 def test_bench_of_a_shape(capsys, monkeypatch):
@@ -94,6 +96,12 @@ def test_methods_are_timed_at_equal_steps_too(lab):
         assert table.loc["memit", ratio] == 1.0
         assert table.loc["eamet", ratio] == pytest.approx(table.loc["eamet", seconds] / table.loc["memit", seconds])
     assert table.loc["eamet", "steps"] > table.loc["memit", "steps"]  # memit's facts leave early
+
+
+def test_every_recipe_that_locates_is_timed(lab):
+    table = bench_methods(lab, 1, steps=2)
+    assert set(table.index) == {name for name, recipe in TABLE.items() if isinstance(recipe, Recipe)}
+    assert table.notna().all(axis=None)
 
 
 def test_memory_is_measured_where_it_is_taken(lab):

@@ -107,7 +107,7 @@ TOOLS: dict[str, Callable[[kl.Lab, Path], Any]] = {
     "files": kept,
     **{f"sequence, {method}": in_sequence(method) for method in ("memit-seq", "alphaedit")},
     **{method: edited(method) for method in METHODS},
-    "every row apart": lambda lab, folder: edited("memit-merge")(replace(lab, work=1), folder),
+    "groups in parts": lambda lab, folder: edited("memit-merge")(replace(lab, work=1), folder),
 }
 
 

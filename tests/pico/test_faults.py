@@ -249,7 +249,7 @@ def test_full_in_a_sequence(pico, run, tmp_path):
 
 def test_ended_within_a_batch_of_a_sequence(pico, run, tmp_path, monkeypatch):
     """The targets that were found are there; once the batch is done its folder goes."""
-    monkeypatch.setattr(targets, "ROOM", 0)  # every group a batch of its own
+    monkeypatch.setattr(targets, "budget", lambda *_: 20)  # every group fills a batch
     unbroken = run(None)
     with at("targets", 3 * 4 - 1, raising(KeyboardInterrupt)), pytest.raises(KeyboardInterrupt):
         run(tmp_path)
