@@ -190,8 +190,8 @@ def descend(lab: Lab, rows: list[Asked], h: Float[Tensor, "parts groups d_model"
     """(h, δ, loss curves) of the groups 0, 1, ... that the rows belong to, of the part that is written last.
 
     ``h`` is what δ is added to, unless that is a block's output: the tails begin with it. ``leads``: see ``Tail.each``.
-    A single group with more than so many ``tokens`` runs in parts of at most so many (a longer row alone), whose pasts,
-    about a tenth of what a pass holds for them, stay.
+    A single group with more than so many ``tokens`` runs in parts of at most so many (a longer row alone); the pasts of
+    all its rows are held all the while.
     """
     start, rows = layer + (recipe.target == "block"), folded(rows)
     parts = by_length([a.length for a in rows], waste(lab))

@@ -271,11 +271,11 @@ def load(path: str | Path | None = None, dtype: str | torch.dtype = torch.float3
     that is loaded already goes into ``kl.wrap(model, tokenizer)``.
 
     ``work`` bytes are what a pass that reads keys or seeks target values may hold beside the model (None: half of what
-    a GPU has beside the model; on a CPU a sixth of the model, or 128 MB if that is more). With less an edit is slower;
-    aligned recipes (EAMET's) then find other values, as those depend on what is sought together, unless ``block`` is
-    given. Raises OSError for a folder that is not there and (from transformers) for an unknown name, ValueError for a
-    model that cannot be edited, a chat without a template, a device that is not there, or ``work`` that is no number of
-    bytes.
+    a GPU has beside the model; on a CPU a sixth of the model, or 128 MB, aligned recipes' (EAMET's) 192 MB, if that is
+    more). With less an edit is slower; aligned recipes then find other values, as those depend on what is sought
+    together, unless ``block`` is given. Raises OSError for a folder that is not there and (from transformers) for an
+    unknown name, ValueError for a model that cannot be edited, a chat without a template, a device that is not there,
+    or ``work`` that is no number of bytes.
     """
     path = path or data_dir() / "lab-model"
     path, dtype, device = request.local(path), request.known(dtype), request.usable(device)
