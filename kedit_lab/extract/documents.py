@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,24 @@ class Documents:
 
 
 def documents(
-    source: str | Path, field: str = "text", limit: int | None = None, split: str = "train", revision: str = ""
-) -> Documents:
+    source: str | Path, field: str = "text", limit: int | None = None, split: str = "train", revision: str = "",
+    config: str = "",
+) -> Documents:  # fmt: skip
     """Documents of a file (``.txt``: one a line; ``.jsonl``: ``field`` of each line; ``.parquet``: that column; also
-    ``.gz`` of the first two), or of a hub data set (streamed with the package ``datasets``; ``revision`` pins it).
+    ``.gz`` of the first two), or of a hub data set (streamed with the package ``datasets``; ``revision`` pins it,
+    ``config`` names one of its subsets, such as Wikipedia's "20231101.en").
 
     The first ``limit`` count, all if None. Raises ValueError for another kind of file, a record without the field (with
     its number), a file that is damaged or was changed since, or a data set without a revision, and ImportError with
     what to install.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; read at least one document, or None for all")
-    path = Path(source)
+    if limit is not None and not (isinstance(limit, Integral) and limit >= 1):
+        raise ValueError(f"limit is {limit!r}; read at least one document, or None for all")
+    path = Path(source).expanduser()
     if not path.exists():
-        return from_hub(str(source), field, limit, split, revision)
-    kind = next((suffix for suffix in (".txt", ".jsonl", ".parquet") if suffix in path.suffixes), "")
-    if not kind:
+        return from_hub(str(source), field, limit, split, revision, config)
+    kind = path.suffix if path.suffix != ".gz" else Path(path.stem).suffix
+    if path.is_dir() or kind not in (".txt", ".jsonl", ".parquet") or path.suffixes[-2:] == [".parquet", ".gz"]:
         raise ValueError(f"{path} is not .txt, .jsonl or .parquet (.gz of the first two); convert it to one of them")
     stamp = stamp_of(path)
     whole = {".txt": lines, ".jsonl": json_lines, ".parquet": columns}[kind]
@@ -78,10 +81,12 @@ def guarded(path: Path, stamp: tuple[int, int], found: Iterator[Any]) -> Iterato
             if number == 1:
                 same(path, stamp)
             yield text
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}, behind document {number}: damaged, or no UTF-8 ({error}); fetch or save the file again"
         ) from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}, behind document {number}: damaged ({error}); fetch the file again") from error
     same(path, stamp)
 
 
@@ -126,7 +131,7 @@ def json_lines(path: Path, field: str) -> Iterator[str]:
 
 def columns(path: Path, field: str) -> Iterator[str]:
     """The field's column, some rows at a time."""
-    file = optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
+    file = parquet(path)
     if field not in file.schema_arrow.names:
         raise ValueError(f"{path} has no column {field!r}; its columns are {', '.join(file.schema_arrow.names)}")
     texts = (text for batch in file.iter_batches(columns=[field]) for text in batch.column(0).to_pylist())
@@ -135,7 +140,15 @@ def columns(path: Path, field: str) -> Iterator[str]:
 
 def rows(path: Path, _field: str) -> Iterator[int]:
     """As many numbers as a parquet file has rows."""
-    return iter(range(optional("pyarrow.parquet", "pyarrow").ParquetFile(path).metadata.num_rows))
+    return iter(range(parquet(path).metadata.num_rows))
+
+
+def parquet(path: Path) -> Any:
+    """A parquet file, opened. Raises ValueError with its name where it is none."""
+    try:
+        return optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or no parquet ({error}); fetch the file again") from error
 
 
 def text_of(record: Any, field: str, where: str) -> str:
@@ -150,7 +163,7 @@ def text_of(record: Any, field: str, where: str) -> str:
     return record[field]
 
 
-def from_hub(name: str, field: str, limit: int | None, split: str, revision: str) -> Documents:
+def from_hub(name: str, field: str, limit: int | None, split: str, revision: str, config: str = "") -> Documents:
     """A hub data set as a stream; its revision stands for its content."""
     if not revision:
         raise ValueError(
@@ -159,10 +172,10 @@ def from_hub(name: str, field: str, limit: int | None, split: str, revision: str
     library = optional("datasets", "datasets")
 
     def read() -> Iterator[str]:
-        rows = library.load_dataset(name, split=split, revision=revision, streaming=True)
+        rows = library.load_dataset(name, config or None, split=split, revision=revision, streaming=True)
         return (text_of(row, field, f"{name}, record {number}") for number, row in enumerate(rows, 1))
 
-    return Documents(name, field, limit, f"{name}@{revision}/{split}", read)
+    return Documents(name, field, limit, "/".join(filter(None, (f"{name}@{revision}", config, split))), read)
 
 
 def optional(module: str, package: str, use: str = "to read this corpus") -> Any:

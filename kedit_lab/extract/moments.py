@@ -26,12 +26,15 @@ from kedit_lab.facts.sets import lab_world
 from kedit_lab.model.hooks import record
 from kedit_lab.model.lab import Lab, chunks, make_lab
 from kedit_lab.model.offload import spread
-from kedit_lab.model.process import Source, loaded, results, share
+from kedit_lab.model.process import Source, results, share, worker
+from kedit_lab.model.request import usable
 from kedit_lab.model.tokens import encode
 from kedit_lab.types import several
 
 DOCUMENTS = 1000
 LENGTH = 200  # tokens of a document that count
+# of a configuration, what keys do not depend on (weights' own dtypes are in the fingerprint)
+UNREAD = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 Texts = Sequence[str] | Documents
 
 
@@ -52,13 +55,14 @@ def second_moment(
     lab: Lab, layer: int, texts: Texts | None = None, cache: Path | None = None, progress: bool = False,
     tolerance: float = 0.0, jobs: int = 1, backend: str = "loky", devices: Sequence[str] = (),
 ) -> Float[Tensor, "d_k d_k"]:  # fmt: skip
-    """C = (1/T) Σ_t k_t k_tᵀ (uncentred) over all T tokens of the texts, in float32 (accumulated in float64).
+    """C = (1/T) Σ_t k_t k_tᵀ (uncentred) over all T tokens of the texts, of a long one the first 200, in float32
+    (accumulated in float64).
 
     ``texts`` is a list, or ``kl.documents`` of a file or data set, which is streamed; 1,000 documents about the lab
-    world unless given. The cache key is the content: weights, tokenizer, layer and texts. An unfinished run is
-    written every minute and resumes; a file that is damaged, or was written for something else, is refused with a
-    ValueError, and so is a cache folder without room, before anything is read. With a ``tolerance`` it ends once C has
-    moved by less (relative to its norm) since half as many documents; ``kl.moment_drift`` shows how it went.
+    world unless given. The cache key is the content: weights, configuration, tokenizer, layer and texts. An unfinished
+    run is written every minute and resumes; a file that is damaged, or was written for something else, is refused with
+    a ValueError, and so is a cache folder without room, before anything is read. With a ``tolerance`` it ends once C
+    has moved by less (relative to its norm) since half as many documents; ``kl.moment_drift`` shows how it went.
 
     With ``jobs`` above one, processes of joblib's ``backend`` each load the model anew and read pieces of the corpus,
     with the same result; the backend may be a cluster's, see ``kl.sweep``. With ``devices`` ("cuda:0", "cuda:1", ...)
@@ -104,17 +108,21 @@ def checked(texts: Texts) -> Texts:
 
 
 def content_key(lab: Lab, layer: int, texts: Texts, tolerance: float) -> str:
-    """What a cached moment is of: weights, tokenizer, layer, texts, and when it may stop."""
+    """What a cached moment is of: weights, configuration, tokenizer, layer, texts, and when it may stop."""
+    read = lab.model.config.get_text_config().to_dict().items()
+    settings = sorted((name, str(value)) for name, value in read if name not in UNREAD)
     tokens_of = lab.tokenizer.backend_tokenizer.to_str() if hasattr(lab.tokenizer, "backend_tokenizer") else ""
     corpus = [texts.digest, texts.field, texts.limit] if isinstance(texts, Documents) else list(texts)
-    content = json.dumps(["3", lab.fingerprint(), tokens_of, layer, LENGTH, PIECE, tolerance, corpus])
+    content = json.dumps(["4", lab.fingerprint(), settings, tokens_of, layer, LENGTH, PIECE, tolerance, corpus])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str] = ()) -> Sums:
     """A function from pieces of the corpus to their sums, in order: here, in processes, or on several devices."""
     if devices:
-        return beside(lab, layer, devices)
+        if jobs != 1:
+            raise ValueError(f"jobs is {jobs!r} and devices are {devices!r}; give one of them")
+        return beside(lab, layer, [usable(device) for device in several("devices", devices, str)])
     if not isinstance(jobs, Integral) or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
     if jobs == 1:
@@ -125,7 +133,7 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
     )
 
 
-def beside(lab: Lab, layer: int, devices: Sequence[str]) -> Sums:
+def beside(lab: Lab, layer: int, devices: Sequence[torch.device]) -> Sums:
     """Sums by copies of the model, one on each device, whichever is free; the lab itself serves on its own device."""
     if spread(lab.model):
         raise ValueError(
@@ -134,7 +142,7 @@ def beside(lab: Lab, layer: int, devices: Sequence[str]) -> Sums:
         )
     free: Queue[Lab] = Queue()
     for i, device in enumerate(devices):
-        own = torch.device(device) == lab.anchor.device and device not in devices[:i]
+        own = device == lab.anchor.device and device not in devices[:i]
         free.put(lab if own else make_lab(deepcopy(lab.model).to(device), lab.tokenizer, lab.name))
 
     def next_free(texts: Sequence[str]) -> Sum:
@@ -149,8 +157,8 @@ def beside(lab: Lab, layer: int, devices: Sequence[str]) -> Sums:
 
 def elsewhere(source: Source, threads: int, layer: int, texts: Sequence[str]) -> Sum:
     """A piece's sum in a worker process, on its share of the cores."""
-    torch.set_num_threads(threads)
-    return piece(loaded(source), layer, texts)
+    with worker(source, threads) as lab:
+        return piece(lab, layer, texts)
 
 
 def piece(lab: Lab, layer: int, texts: Sequence[str]) -> tuple[Float[Tensor, "d_k d_k"], int, int]:
@@ -177,7 +185,8 @@ def moment_in(
 @torch.no_grad()
 def moments(lab: Lab, layer: int, texts: Sequence[str]) -> Iterator[tuple[Float[Tensor, "d_k d_k"], int]]:
     """(Σ k kᵀ, number of tokens) of batches of texts of similar length, on the layer's device."""
-    rows = sorted((encode(lab.tokenizer, text)[0][:LENGTH] for text in texts), key=len)
+    length = min(LENGTH, lab.arch.positions or LENGTH)
+    rows = sorted((encode(lab.tokenizer, text)[0][:length] for text in texts), key=len)
     with record(lab, "key", [layer], stop=True) as seen:
         for batch in chunks([row for row in rows if row], 32):
             inputs = lab.batch(batch)

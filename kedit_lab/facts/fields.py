@@ -1,8 +1,9 @@
 """The fields of a published record, looked up by name: one that is not as it should be is named in the error."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from kedit_lab.types import Probe
@@ -51,7 +52,7 @@ class Row:
         """The value of the first of some fields that is there, or None."""
         for key in keys:
             value = self.value.get(key)
-            if value is not None:
+            if not nothing(value):
                 return value
         return None
 
@@ -60,7 +61,8 @@ class Row:
         value = self.first(keys)
         if value is None:
             there = ", ".join(map(str, self.value)) or "no fields"
-            raise Misfit(self.at(keys[0]), f"is missing; this object has {there}")
+            empty = any(key in self.value for key in keys)
+            raise Misfit(self.at(keys[0]), "is null" if empty else f"is missing; this object has {there}")
         return value
 
     def text(self, *keys: str) -> str:
@@ -83,11 +85,23 @@ class Row:
             return (self.part(keys[0]).text("str"),)
         return tuple(flat(value, self.at(keys[0]))) or ("",)
 
+    def answered(self, prompts: Sequence[str], answer: str, kind: str,
+                 aliases: tuple[str, ...] = ()) -> Iterator[Probe]:  # fmt: skip
+        """Prompts with one answer; where there is none they are skipped."""
+        if answer:
+            yield from (Probe(prompt, answer, kind, aliases) for prompt in prompts)
+        else:
+            self.skipped += [self.place] * len(prompts)
+
     def probes(self, kind: str, key: str) -> Iterator[Probe]:
         """The prompts of a list with their answers (``ground_truth``: a text, a list of spellings, or a nested one)."""
         for row in self.parts(key):
             prompts, truth = row.texts("prompt"), row.value.get("ground_truth")
+            if not prompts:
+                row.needed("prompt")
             paired = isinstance(truth, list) and len(truth) == len(prompts) > 1
+            if isinstance(truth, list) and len(prompts) > 1 and len(truth) > 1 and not paired:
+                raise Misfit(row.at("ground_truth"), f"{len(truth)} answers for {len(prompts)} prompts")
             for i, prompt in enumerate(prompts):
                 said = tuple(dict.fromkeys(flat(truth[i] if paired else truth, row.at("ground_truth"))))
                 if said:
@@ -108,15 +122,20 @@ def as_text(value: Any, place: str) -> str:
         if not value.isascii() and SURROGATE.search(value):
             raise Misfit(place, f"{short(value)} is no Unicode text")
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
         return str(value)
     raise Misfit(place, f"{short(value)} is no text")
+
+
+def nothing(value: Any) -> bool:
+    """Whether there is nothing: null, or the NaN that tables are written with."""
+    return value is None or value != value
 
 
 def flat(value: Any, place: str) -> list[str]:
     """All texts in a text or nested lists of them, in order; blank ones and nulls are left out."""
     if not isinstance(value, list):
-        return [text] if value is not None and (text := as_text(value, place)).strip() else []
+        return [text] if not nothing(value) and (text := as_text(value, place)).strip() else []
     if all(type(part) is str for part in value) and "".join(value).isascii():  # most lists; a set has a million texts
         return [part for part in value if part and not part.isspace()]
     return [text for part in value for text in flat(part, place)]

@@ -20,13 +20,13 @@ The data is its authors', under their licences; none of it comes with this packa
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from kedit_lab.facts.fields import Misfit, Row, short
 from kedit_lab.facts.records import locate, records, sha256_of
-from kedit_lab.facts.validation import CONFLICTS, SEVERAL, Collector, FactList, Unfit, Validation
-from kedit_lab.types import Probe
+from kedit_lab.facts.validation import CONFLICTS, SEVERAL, Collector, FactList, Unfit, Validation, consistent
 
 Draft = dict[str, Any]
 KNOWEDIT = {
@@ -48,8 +48,8 @@ def read(source: str | Path, parse: Callable[[Row], list[Draft]], files: Sequenc
     for name, value, known in (("conflicts", conflicts, CONFLICTS), ("several", several, SEVERAL)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; give one of {', '.join(known)}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; give 1 or more, or None for all")
+    if limit is not None and not (isinstance(limit, Integral) and limit >= 1):
+        raise ValueError(f"limit is {limit!r}; give 1 or more, or None for all")
     path = locate(source, files, file, revision)
     found = sha256_of(path, sha256)
     pile, skipped, number, complete = Collector(conflicts, several, joint), 0, 0, True
@@ -71,8 +71,9 @@ def read(source: str | Path, parse: Callable[[Row], list[Draft]], files: Sequenc
                 pile.found += 1
             skipped += len(row.skipped)
         facts = pile.facts(limit, seed)
+    facts, changed = consistent(facts) if joint else (facts, 0)
     report = Validation(str(source), found, number, pile.found, len(facts), pile.kept - len(facts), skipped, complete,
-                        tuple(pile.dropped))  # fmt: skip
+                        tuple(pile.dropped), changed)  # fmt: skip
     return FactList(facts, report)
 
 
@@ -91,7 +92,7 @@ def uncollected() -> Iterator[None]:
 def rewrite(row: Row, asked: Row, subject: str, target_true: str, id: str) -> Draft:
     """What CounterFact, S2RKE and MQuAKE share: prompt with a slot, objects, relation, and prompts beside them."""
     new = asked.answers("target_new")
-    neighbors = [Probe(prompt, target_true, "neighbor") for prompt in row.texts("neighborhood_prompts") if target_true]
+    neighbors = row.answered(row.texts("neighborhood_prompts"), target_true, "neighbor")
     return {
         "subject": subject, "prompt": asked.text("prompt"), "filled": False, "target_new": new[0],
         "target_true": target_true, "relation": asked.label("relation_id", "relation").strip("<>"),
@@ -102,7 +103,7 @@ def rewrite(row: Row, asked: Row, subject: str, target_true: str, id: str) -> Dr
 
 def object_of(asked: Row, key: str) -> str:
     """The first spelling of an object, or "" where there is none."""
-    return asked.answers(key)[0].strip() if asked.value.get(key) is not None else ""
+    return asked.answers(key)[0].strip() if asked.first((key,)) is not None else ""
 
 
 def counterfact(source: str | Path, **options: Any) -> FactList:
@@ -145,7 +146,7 @@ def mquake(source: str | Path, **options: Any) -> FactList:
 
     The case's multi-hop questions are ``portability`` of its first edit: their answer presupposes all of them
     (``fact.id`` is "case_id.place"). An edit that cases share is kept once, with the questions of all of them. The
-    hops of the new chain that no edit of the case changes are its ``locality``.
+    hops of the new chain that no edit changes are its ``locality``.
     """
     if options.get("conflicts") == "last":
         raise ValueError("conflicts is 'last'; MQuAKE's cases depend on each other: give 'first' or 'keep'")
@@ -164,11 +165,12 @@ def mquake_record(row: Row) -> list[Draft]:
         spelled = [names for cloze, answer, *names in hops if (cloze, answer) == (filled, draft["target_new"])]
         drafts.append(draft | {"paraphrases": asked.texts("question"), "aliases": tuple(spelled[0]) if spelled else ()})
     edited = {draft["prompt"].replace("{}", draft["subject"]) for draft in drafts}
-    others = tuple(Probe(c, a, "single_hop", tuple(names)) for c, a, *names in hops if a and c not in edited)
+    others = tuple(probe for cloze, answer, *names in hops if cloze not in edited
+                   for probe in row.answered([cloze], answer, "single_hop", tuple(names)))  # fmt: skip
     if drafts:
         answer, names = row.label("new_answer"), row.texts("new_answer_alias")
-        asked = tuple(Probe(q, answer, "multi_hop", names) for q in row.texts("questions") if answer)
-        drafts[0] |= {"portability": asked, "locality": others}
+        asked = row.answered(row.texts("questions"), answer, "multi_hop", names)
+        drafts[0] |= {"portability": tuple(asked), "locality": others}
     return drafts
 
 
@@ -194,8 +196,8 @@ def zsre_record(row: Row, alt: bool) -> Draft:
     return {
         "subject": row.text("subject"), "prompt": row.text("src"), "filled": True, "target_new": new[0],
         "target_true": object_of(row, "answers") if alt else None, "paraphrases": row.texts("rephrase"),
-        "portability": (Probe(question, answer, "reasoning"),) if question and answer else (),
-        "locality": (Probe(f"{unrelated}?", kept, "unrelated"),) if unrelated and kept else (), "aliases": new[1:],
+        "portability": tuple(row.answered([question] if question else [], answer, "reasoning")),
+        "locality": tuple(row.answered([f"{unrelated}?"] if unrelated else [], kept, "unrelated")), "aliases": new[1:],
     }  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 Only the record that is being read is in memory as JSON, so that a file of any size can be read.
 """
 
+import codecs
 import gzip
 import hashlib
-import io
 import json
 import re
 import zlib
@@ -22,17 +22,32 @@ BLANK = re.compile(r"[ \t\r\n]*")
 DECODER = json.JSONDecoder()
 
 
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+CUT = "ends in the middle: the file is truncated or damaged"
+FOREIGN = {b"PAR1": "parquet", b"PK\x03\x04": "zip"}  # by their first bytes
+
+
+class Foreign(ValueError):
+    """A file of another kind altogether."""
+
+
 class Text:
     """A file's text as it is read: ``rest`` is the piece at hand, ``at`` the place in it, ``done`` says it is the last.
 
-    Bytes that are no UTF-8 and damaged gzip data raise in ``more``; a byte-order mark is skipped.
+    Bytes that are no UTF-8 and damaged gzip data raise in ``more``, behind all that can be read before them; a
+    byte-order mark is skipped.
     """
 
     def __init__(self, path: Path) -> None:
-        raw = path.open("rb")
-        packed = raw.peek(2)[:2] == b"\x1f\x8b"
-        self.file = io.TextIOWrapper(gzip.GzipFile(fileobj=raw) if packed else raw, "utf-8-sig", newline="")
-        self.raw, self.rest, self.at, self.done = raw, "", 0, False
+        self.raw = path.open("rb")
+        start = self.raw.peek(4)[:4]
+        for mark, kind in FOREIGN.items():
+            if start.startswith(mark):
+                self.raw.close()
+                raise Foreign(f"{path} is a {kind} file; give a .json or .jsonl, plain or as .gz")
+        self.file = gzip.GzipFile(fileobj=self.raw) if start.startswith(b"\x1f\x8b") else self.raw
+        self.decoder, self.error = codecs.getincrementaldecoder("utf-8-sig")(), None
+        self.rest, self.at, self.done = "", 0, False
 
     def __enter__(self) -> "Text":
         return self
@@ -44,8 +59,21 @@ class Text:
     def more(self) -> None:
         """Read on: at least as much as is at hand, so that a long record is tried a few times only."""
         unused = self.rest[self.at :]
-        piece = self.file.read(max(CHUNK, len(unused)))
-        self.rest, self.at, self.done = unused + piece, 0, not piece
+        if self.error is not None:
+            raise self.error
+        pieces, wanted = [unused], max(CHUNK, len(unused))
+        try:
+            while wanted > 0 and not self.done:
+                some = self.file.read1(CHUNK)
+                self.done = not some
+                pieces.append(self.decoder.decode(some, final=self.done))
+                wanted -= len(pieces[-1])
+        except UnicodeDecodeError as error:
+            pieces.append(error.object[: error.start].decode())
+            self.error = error
+        except DAMAGE as error:
+            self.error = error
+        self.rest, self.at = "".join(pieces), 0
 
     def peek(self) -> str:
         """The next character that is not blank, or "" at the end."""
@@ -94,13 +122,17 @@ def records(path: Path) -> Iterator[tuple[int, Any]]:
                     raise EOFError
                 if text.peek():
                     raise ValueError("more text behind the closing bracket")
-    except (json.JSONDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except Foreign:
+        raise
+    except (json.JSONDecodeError, *DAMAGE) as error:
         cut = not isinstance(error, json.JSONDecodeError) or unfinished(error)
-        said = "ends in the middle: the file is truncated or damaged" if cut else f"is not valid JSON ({error.msg})"
+        said = CUT if cut else f"is not valid JSON ({error.msg})"
         raise ValueError(f"{path}: record {max(number, 1)} {said}; fetch the file again") from error
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise ValueError(f"{path}: record {max(number, 1)} {CUT}; fetch the file again") from error
         raise ValueError(
-            f"{path}: near record {number + 1} the bytes are no UTF-8 ({error.reason}); save the file as UTF-8"
+            f"{path}: near record {max(number, 1)} the bytes are no UTF-8 ({error.reason}); save the file as UTF-8"
         ) from error
     except RecursionError as error:
         raise ValueError(f"{path}: record {number} is nested too deeply to be read; is it the right file?") from error
@@ -112,7 +144,7 @@ def records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def locate(source: str | Path, files: Sequence[str], file: str | None, revision: str | None) -> Path:
     """The local file that a source means: a path, a folder with one of ``files`` (or ``file``), or a hub dataset."""
-    path = Path(source)
+    path = Path(source).expanduser()
     wanted = [file] if file else list(files)
     if path.is_file():
         if file or revision:

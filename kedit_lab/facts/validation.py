@@ -37,8 +37,9 @@ class Dropped(NamedTuple):
 class Validation:
     """What came of a file: ``records`` read, ``found`` edits in them, ``kept`` ones, and every one ``dropped``.
 
-    ``left`` edits are fit but beyond the limit; ``skipped`` counts prompts without an answer; ``complete`` says whether
-    the file was read to its end. ``found = kept + left + len(dropped)``.
+    ``left`` edits are fit but beyond the limit; ``skipped`` counts prompts without an answer, ``changed`` locality
+    prompts of a case whose answer another case's edit changes, which are left out; ``complete`` says whether the file
+    was read to its end. ``found = kept + left + len(dropped)``.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Validation:
     skipped: int
     complete: bool
     dropped: tuple[Dropped, ...] = field(default=(), repr=False)
+    changed: int = 0
 
     def counts(self) -> pd.Series:
         """How many edits were dropped for each reason, most frequent first."""
@@ -69,6 +71,7 @@ class Validation:
         ]
         parts += [f"{self.left} beyond the limit"] if self.left else []
         parts += [f"{self.skipped} prompts without an answer skipped"] if self.skipped else []
+        parts += [f"{self.changed} locality prompts that another edit changes left out"] if self.changed else []
         return "; ".join(parts)
 
 
@@ -156,13 +159,14 @@ class Collector:
 
     Two edits are of one fact if subject and relation agree (or the prompt, where the set names no relation). With the
     same object the later one is a duplicate; with another it conflicts: ``conflicts`` keeps the "first", the "last",
-    or ("keep") both. ``joint`` records are kept or dropped as a whole, and a duplicate's probes join the first.
+    or ("keep") both. ``joint`` records are kept or dropped as a whole, and a duplicate's probes join the first's, where
+    its whole record is taken.
     """
 
     def __init__(self, conflicts: str = "first", several: str = "drop", joint: bool = False) -> None:
         self.conflicts, self.several, self.joint = conflicts, several, joint
         self.units: list[Unit] = []
-        self.seen: dict[tuple[str, str], tuple[str, int, Unit, int]] = {}
+        self.seen: dict[tuple[str, str], dict[str, tuple[int, Unit, int]]] = {}  # by target: record, and place
         self.dropped: list[Dropped] = []
         self.found = self.kept = 0
 
@@ -186,7 +190,8 @@ class Collector:
         for i, draft in enumerate(drafts):
             try:
                 fact = checked(draft, self.several)
-                known = self.seen.get(key_of(fact), (None,))[0] or own.setdefault(key_of(fact), fact.target_new)
+                key = key_of(fact)
+                known = next(iter(self.seen.get(key, {})), None) or own.setdefault(key, fact.target_new)
                 if self.conflicts != "keep" and known != fact.target_new:
                     raise Unfit("conflict", f"an earlier edit asks for {known!r}, this one for {fact.target_new!r}")
             except Unfit as unfit:
@@ -202,22 +207,20 @@ class Collector:
 
     def place(self, number: int, fact: Fact, unit: Unit) -> None:
         """Put a fact behind the others of its record, unless it was seen before."""
-        key = key_of(fact)
-        if key in self.seen:
-            target, record, home, at = self.seen[key]
-            if target == fact.target_new:
-                if self.joint:
-                    home[at] = joined(home[at], fact)
-                raise Unfit("duplicate", f"record {record} asks for {target!r} too")
+        known = self.seen.setdefault(key_of(fact), {})
+        if fact.target_new in known:
+            if self.joint:
+                unit.append(fact)  # its record needs it too
+            raise Unfit("duplicate", f"record {known[fact.target_new][0]} asks for {fact.target_new!r} too")
+        for target, (record, home, at) in [*known.items()] if self.conflicts != "keep" else []:
             if self.conflicts == "first":
                 raise Unfit("conflict", f"record {record} asks for {target!r}, this one for {fact.target_new!r}")
-            if self.conflicts == "last":
-                said = Unfit("conflict", f"record {number} asks for {fact.target_new!r}, this one for {target!r}")
-                self.drop(record, fact.subject, said)
-                home[at] = None
-                self.kept -= 1
-        if key not in self.seen or self.conflicts == "last":
-            self.seen[key] = (fact.target_new, number, unit, len(unit))
+            said = Unfit("conflict", f"record {number} asks for {fact.target_new!r}, this one for {target!r}")
+            self.drop(record, fact.subject, said)
+            home[at] = None
+            self.kept -= 1
+            del known[target]
+        known[fact.target_new] = number, unit, len(unit)
         unit.append(fact)
         self.kept += 1
 
@@ -226,12 +229,25 @@ class Collector:
         units = [[fact for fact in unit if fact is not None] for unit in self.units]
         if seed is not None:
             random.Random(seed).shuffle(units)
-        taken: list[Fact] = []
+        taken: dict[tuple[str, str, str], Fact] = {}
         for unit in units:
-            if limit is not None and len(taken) + len(unit) > limit:
-                return taken if self.joint else taken + unit[: limit - len(taken)]
-            taken += unit
-        return taken
+            names = [(*key_of(fact), fact.target_new) for fact in unit]
+            new = sum(name not in taken for name in set(names))
+            over = 0 if limit is None else max(0, len(taken) + new - limit)
+            if over and self.joint:
+                break
+            for name, fact in list(zip(names, unit, strict=True))[: len(unit) - over]:
+                taken[name] = joined(taken[name], fact) if name in taken else fact
+        return list(taken.values())
+
+
+def consistent(facts: Sequence[Fact]) -> tuple[list[Fact], int]:
+    """(facts, how many probes are gone): without locality probes whose answer one of the edits changes."""
+    asked = {fact.text: fact.target_new for fact in facts}
+    kept = [tuple(p for p in fact.locality if asked.get(p.prompt, p.answer) in (p.answer, *p.aliases))
+            for fact in facts]  # fmt: skip
+    gone = sum(len(fact.locality) for fact in facts) - sum(map(len, kept))
+    return [replace(fact, locality=probes) for fact, probes in zip(facts, kept, strict=True)], gone
 
 
 def key_of(fact: Fact) -> tuple[str, str]:

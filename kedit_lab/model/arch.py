@@ -3,7 +3,7 @@
 Everything is asked of the tree, nothing of the model's name. GPT-2's transposed ``Conv1D`` is turned once, here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -14,6 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 PROJECTIONS = (nn.Linear, Conv1D)
 EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+CODES = (
+    "its weights are codes, not numbers to add to; load the model unquantised (float32, bfloat16 or float16) to edit it"
+)
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,19 @@ class Arch:
     softcap: float | None = None
     head_scale: float = 1.0
     inner: list[list[Projection]] = field(default_factory=list)
+    positions: int | None = None  # of a text's tokens, where a table of them ends
 
     @classmethod
     def of(cls, model: nn.Module) -> "Arch":
-        """Find the parts; a tree without them (encoder, mixture of experts, quantised MLP) raises a ValueError."""
+        """Find the parts; a tree without them (encoder, mixture of experts, quantised MLP), or with adapters beside
+        them, raises a ValueError."""
         if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None):
             method = getattr(getattr(model.config, "quantization_config", None), "quant_method", "unknown method")
+            raise ValueError(f"{type(model).__name__} is quantised ({getattr(method, 'value', method)}): {CODES}")
+        if getattr(model, "peft_config", None):
             raise ValueError(
-                f"{type(model).__name__} is quantised ({getattr(method, 'value', method)}): its weights are codes, not "
-                "numbers to add to; load the model unquantised (float32, bfloat16 or float16) to edit it"
+                f"{type(model).__name__} carries a peft adapter ({', '.join(model.peft_config)}), whose matrices are "
+                "none of the model's; merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
             )
         config = model.config.get_text_config()
         if getattr(config, "is_encoder_decoder", False):
@@ -82,6 +89,10 @@ class Arch:
             head=head,
             d_model=width,
             inner=inner,
+            # rotary positions go on behind what a model was trained with, tables end
+            positions=None
+            if getattr(config, "rope_parameters", None)
+            else getattr(config, "max_position_embeddings", None),
             softcap=getattr(config, "final_logit_softcapping", None),
             # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling
             head_scale=(getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0),
@@ -128,6 +139,21 @@ class Arch:
         logits = self.head(normed)
         logits = logits if self.head_scale == 1 else logits * self.head_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def fit(self, rows: Sequence[Sequence[int]]) -> None:
+        """Raise a ValueError for a row with more tokens than positions, or with one that the model has no row for."""
+        longest, highest = (max(map(of, filter(None, rows)), default=0) for of in (len, max))
+        self.room(longest)
+        if highest >= len(self.head.weight):
+            raise ValueError(
+                f"a text has token {highest}, and this model knows {len(self.head.weight)}; load the tokenizer that "
+                "belongs to it"
+            )
+
+    def room(self, tokens: int) -> None:
+        """Raise a ValueError where so many tokens are more than the model has positions for."""
+        if self.positions is not None and tokens > self.positions:
+            raise ValueError(f"a text has {tokens} tokens, and this model has {self.positions} positions; shorten it")
 
     def layer(self, layer: int) -> int:
         """``layer`` as a non-negative index, or an error that says which layers there are."""

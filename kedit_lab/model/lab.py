@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from kedit_lab.model import request
@@ -116,7 +116,8 @@ class Lab:
         return {name: tensor for name, tensor in batch.items() if name in taken}
 
     def batch(self, rows: Sequence[Sequence[int]], left: bool = False) -> dict[str, Tensor]:
-        """Token rows as padded model inputs on the model's device."""
+        """Token rows as padded model inputs on the model's device; a ValueError for one that the model cannot read."""
+        self.arch.fit(rows)
         return self.inputs(pad(rows, self.anchor, left))
 
     def hidden(self, **inputs: Any) -> Float[Tensor, "rows tokens d_model"]:
@@ -157,6 +158,7 @@ class Lab:
 
     def continued(self, batch: dict[str, Tensor], tokens: int) -> Int[Tensor, "rows length"]:
         """The ids of rows and of their plain greedy continuations, whatever the model's own settings are."""
+        self.arch.room(batch["input_ids"].shape[1] + tokens)
         pads = self.tokenizer.pad_token_id
         end = self.tokenizer.eos_token_id
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -279,14 +281,11 @@ def load(path: str | Path | None = None, dtype: str | torch.dtype = torch.float3
     """
     path = path or data_dir() / "lab-model"
     path, dtype, device = request.local(path), request.known(dtype), request.usable(device)
+    placed = request.placed(device_map)
     options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local_only}
     options |= {"revision": revision} if revision else {}
-    adapter = {"adapter_kwargs": {"local_files_only": local_only}}  # transformers looks whether the name is one's
     logging.disable_progress_bar()  # it would be written into every notebook
-    placed = {} if device_map is None else {"device_map": device_map}
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, **options, **placed, **adapter
-    )
+    model = request.checkpoint(path, dtype, options, placed)
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
     return make_lab(model if placed else model.to(device), tokenizer, str(path), chat, work)
 

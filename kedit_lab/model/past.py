@@ -142,6 +142,7 @@ def unsorted(lab: Lab, rows: Sequence[tuple[int, ...]], last: int = -1,
     share ``known``, ``last`` and the model as it is. Nothing is kept where all rows are empty. Rows never have gaps
     between their tokens, as sliding windows count.
     """
+    lab.arch.fit(rows)
     once = {row: i for i, row in enumerate(dict.fromkeys(rows))}
     apart = list(once)
     width, shared, nothing = max(map(len, apart)), leads(apart), torch.zeros(len(apart), 0, dtype=torch.long)

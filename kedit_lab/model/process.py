@@ -5,10 +5,11 @@ import gc
 import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from joblib import Parallel, parallel_config
 
 from kedit_lab.model.lab import Lab, load
 
+TURN = Lock()  # of the one thread of this process that may be at the worker's model
 LARGE = 2**26  # bytes of a d_k x d_k matrix from which it counts what lies freed beside it
 
 
@@ -53,6 +55,15 @@ def loaded(source: Source) -> Lab:
             f"{source.name} loads as another model than the one given (edited, perhaps); save it, or take jobs=1"
         )
     return lab
+
+
+@contextmanager
+def worker(source: Source, threads: int) -> Iterator[Lab]:
+    """A worker's own copy of the model, for its share of the cores. Threads of one worker take turns: they would load,
+    hook and edit one model at once."""
+    with TURN:
+        torch.set_num_threads(threads)
+        yield loaded(source)
 
 
 def results(work: Iterable[Any], jobs: int, backend: str, ordered: bool = True) -> Iterator[Any]:

@@ -58,6 +58,7 @@ class Tail:
 
         Calls that share ``known`` run leads of their rows once, while the model is as it is.
         """
+        lab.arch.fit([row.ids for row in rows])
         past, before, at = unsorted(lab, [row.ids[: row.lookup] for row in rows], known=known)
         room = [room_behind(lab, max(len(rows[i].ids) - rows[i].lookup for i in part)) for part in parts]
         own = [narrowed(past, before, at[list(part)], wide) for part, wide in zip(parts, room, strict=True)]

@@ -32,10 +32,16 @@ def doctor(lab: Lab, n: int = 100, rate: tuple[float, float] | None = None) -> p
         "stored transposed": "yes" if mlp.transposed else "no",
         "attention output (layer 0)": attention.name,
         "final norm": type(lab.arch.norm).__name__,
-        "vocabulary": lab.arch.head.weight.shape[0],
+        "vocabulary": vocabulary(lab),
         "dtype and device": f"{str(lab.anchor.dtype).removeprefix('torch.')}, {', '.join(places(lab))}",
     }
     return pd.Series(found | tokens(lab) | recipes(lab) | costs(lab, n, rate), name="found")
+
+
+def vocabulary(lab: Lab) -> int | str:
+    """Tokens that the model has a row for, and a warning where its tokenizer has more."""
+    rows, tokens = len(lab.arch.head.weight), len(lab.tokenizer)
+    return rows if tokens <= rows else f"{rows}, but the tokenizer has {tokens}: it may belong to another model"
 
 
 def places(lab: Lab) -> list[str]:

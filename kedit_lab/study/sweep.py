@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from joblib import delayed
 from tqdm.auto import tqdm
 
@@ -21,7 +20,7 @@ from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.geometry import misalignment
 from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.lab import Lab
-from kedit_lab.model.process import Source, loaded, results, share
+from kedit_lab.model.process import Source, results, share, worker
 from kedit_lab.study.collision import draw
 from kedit_lab.study.sequence import Run, lab_reference, sequence
 from kedit_lab.types import Fact
@@ -85,7 +84,8 @@ def sweep(lab: Lab, grid: Mapping[str, Sequence[Any]], path: str | Path | None =
     file of another sweep, or a model that other processes cannot load.
 
     On a cluster the backend is "dask" or "ray", ``jobs`` the number of its workers; the model's folder (or the hub's
-    cache) must be there under the same name for all of them, ``path`` for this process alone::
+    cache) must be there under the same name for all of them, ``path`` for this process alone. Threads of one worker
+    take turns, so give each worker one thread (Dask's ``threads_per_worker=1``)::
 
         from distributed import Client
         with Client("scheduler:8786"):
@@ -125,8 +125,8 @@ def measured(lab: Lab, points: Sequence[dict[str, Any]], fixed: dict[str, Any], 
 def remote(source: Source, threads: int, measure: Callable[..., dict[str, Any]], at: dict[str, Any],
            fixed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     """One point in a worker process, on its share of the cores."""
-    torch.set_num_threads(threads)
-    return at, measure(loaded(source), **at, **fixed)
+    with worker(source, threads) as lab:
+        return at, measure(lab, **at, **fixed)
 
 
 def name_of(at: Mapping[str, Any]) -> str:

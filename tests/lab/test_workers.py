@@ -32,7 +32,8 @@ def moment(lab, tmp_path):
 @pytest.fixture(scope="module")
 def dask():
     distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, protocol="tcp")
+    # one worker of two threads, which are at the same model, as Dask has it by default where there are many cores
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, protocol="tcp")
     with cluster, distributed.Client(cluster):
         yield "dask"
 

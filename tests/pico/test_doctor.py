@@ -33,6 +33,17 @@ def test_doctor_tells_tokenizers_apart(make):
     assert pieces['the target " Greek"'][0] == "▁"
 
 
+def test_doctor_sees_a_tokenizer_that_is_too_large(make):
+    lab = make("llama")
+    assert doctor(lab, rate=RATE)["vocabulary"] == len(lab.arch.head.weight)
+    tokenizer = sentence_piece()
+    tokenizer.add_tokens([f"word{i}" for i in range(len(lab.arch.head.weight))])
+    told = doctor(kl.wrap(lab.model, tokenizer), rate=RATE)["vocabulary"]
+    assert (
+        told == f"{len(lab.arch.head.weight)}, but the tokenizer has {len(tokenizer)}: it may belong to another model"
+    )
+
+
 def test_doctor_sees_a_chat_template(make):
     tokenizer = sentence_piece()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"

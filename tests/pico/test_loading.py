@@ -4,13 +4,15 @@ import gc
 import json
 import socket
 from copy import deepcopy
+from warnings import catch_warnings, simplefilter
 
 import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from peft import PeftModel
 from torch.multiprocessing.reductions import StorageWeakRef
-from transformers import BertConfig, BertLMHeadModel
+from transformers import BertConfig, BertLMHeadModel, LlamaModel, T5Config, T5ForConditionalGeneration
 
 import kedit_lab as kl
 from kedit_lab.model import offload, process
@@ -85,6 +87,94 @@ def test_code_beside_a_model_is_not_run(folder):
     with pytest.raises(ValueError, match="trust_remote_code"):
         kl.load(folder)
     assert not ran.exists()
+
+
+def reconfigured(folder, **fields):
+    """A model's folder with other fields in its configuration."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    return folder
+
+
+def test_weights_that_are_not_there_are_not_drawn(folder, tokenizer, tmp_path):
+    """Nothing of a model is random: not a head, not a layer, not a matrix of another width."""
+    bare = LlamaModel(build(KINDS["llama"].config).config)
+    bare.save_pretrained(tmp_path / "bare")
+    tokenizer.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"bare lacks 1 of the model's weights, lm_head\.weight the first.*random"):
+        kl.load(tmp_path / "bare")
+    with pytest.raises(ValueError, match=rf"lacks 9 of the model's weights, model\.layers\.{LAYERS}\.\w+"):
+        kl.load(reconfigured(folder, num_hidden_layers=LAYERS + 1))
+    wider = reconfigured(folder, num_hidden_layers=LAYERS, intermediate_size=INNER + 2)
+    with pytest.raises(ValueError, match=rf"down_proj\.weight of .* \({WIDTH}, {INNER}\).*\({WIDTH}, {INNER + 2}\)"):
+        kl.load(wider)
+
+
+def test_damaged_weights_are_named(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        ValueError, match=r"the weights of .*model cannot be read \(.*\); fetch or save the model again"
+    ):
+        kl.load(folder)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors"])
+def test_a_quantised_folder_is_refused_before_its_library_is_asked_for(folder, method):
+    reconfigured(folder, quantization_config={"quant_method": method, "load_in_4bit": True})
+    with pytest.raises(ValueError, match=rf"model is quantised \({method}\): its weights are codes"):
+        kl.load(folder)
+
+
+def test_an_encoder_decoder_folder_is_refused(tokenizer, tmp_path):
+    sizes = {"d_model": WIDTH, "d_ff": INNER, "num_layers": 1, "num_heads": HEADS, "d_kv": 8, "vocab_size": VOCAB}
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is an encoder-decoder \(t5\); kedit-lab edits decoder-only transformers"):
+        kl.load(tmp_path)
+
+
+def test_a_model_with_an_adapter_is_refused(folder, tokenizer, tmp_path):
+    """Its low-rank matrices are no projections of the model; merged, they are gone."""
+    made = kl.edit(kl.load(folder), [FACT], RECIPE, moment_texts=TEXTS, cache=tmp_path)
+    where = made.to_peft(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"adapter holds a peft adapter; merge it into its model, .*merge_and_unload"):
+        kl.load(where)
+    beside = build(KINDS["llama"].config)
+    beside.load_adapter(str(where))
+    with catch_warnings():
+        simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
+        wrapped = PeftModel.from_pretrained(build(KINDS["llama"].config), where)
+    for model in (beside, wrapped):
+        with pytest.raises(ValueError, match=r"ForCausalLM carries a peft adapter \(default\).*merge_and_unload\(\)"):
+            kl.wrap(model, tokenizer)
+    merged = kl.wrap(wrapped.merge_and_unload(), tokenizer)
+    plain = kl.load(folder)
+    for layer in RECIPE.layers:
+        change = merged.arch.mlp[layer].module.weight - plain.arch.mlp[layer].module.weight
+        torch.testing.assert_close(change, made.delta(layer).float(), rtol=1e-3, atol=1e-6)
+
+
+def test_texts_that_a_model_cannot_read_are_refused(tokenizer, folder):
+    """Learned positions end, and so do embeddings; rotary positions go on."""
+    lab = kl.wrap(build(KINDS["gpt2"].config), tokenizer)
+    long = kl.Fact("John", "word " * lab.arch.positions + "{} is", "Greek")
+    for read in (
+        kl.evaluate,
+        lambda *of: kl.keys(*of, 0),
+        lambda lab, facts: kl.edit(lab, facts, "memit", layers=(0,)),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"a text has \d+ tokens, and this model has {lab.arch.positions} positions"
+        ):
+            read(lab, [long])
+    with pytest.raises(ValueError, match=r"a text has \d+ tokens"):
+        lab.generate(["John is"], tokens=lab.arch.positions)
+    assert kl.load(folder).arch.positions is None
+    with pytest.raises(
+        ValueError, match=rf"a text has token {VOCAB}, and this model knows {VOCAB}; load the tokenizer"
+    ):
+        lab.batch([[1, VOCAB]])
 
 
 def test_pickled_weights_are_refused(folder):

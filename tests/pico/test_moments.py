@@ -89,6 +89,19 @@ def test_other_content_is_another_file(pico, tokenizer, tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_a_model_that_is_configured_otherwise_is_another(tokenizer, tmp_path):
+    """The same weights behind other norms, or other rotations, have other keys; a name says nothing of them."""
+    config = KINDS["llama"].config
+    told = [{}, {"rms_norm_eps": 0.1}, {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}]
+    labs = [make_lab(build(type(config)(**config.to_dict() | other)), tokenizer) for other in (*told, {})]
+    labs[-1].model.config.name_or_path = "elsewhere"
+    assert len({lab.fingerprint() for lab in labs}) == 1
+    found = [moments.second_moment(lab, 1, DOCUMENTS, tmp_path) for lab in labs]
+    assert len(list(tmp_path.iterdir())) == 3
+    assert torch.equal(found[0], found[-1])
+    assert not any(torch.equal(found[0], other) for other in found[1:-1])
+
+
 def test_an_edited_model_has_other_statistics(pico, tokenizer, tmp_path):
     fresh = make_lab(build(KINDS[pico.name].config), tokenizer)
     before = moments.second_moment(fresh, 1, DOCUMENTS, tmp_path)

@@ -64,6 +64,13 @@ def test_bad_calls(tmp_path):
     path.write_text("a")
     with pytest.raises(ValueError, match=r"corpus.csv is not .txt, .jsonl or .parquet"):
         documents(path)
+    for name in ("corpus.jsonl.bz2", "corpus.txt.csv", "corpus.parquet.gz", "txt"):
+        (tmp_path / name).write_text("a")
+        with pytest.raises(ValueError, match=rf"{name} is not .txt, .jsonl or .parquet"):
+            documents(tmp_path / name)
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(ValueError, match=r"folder.parquet is not .txt"):
+        documents(tmp_path / "folder.parquet")
     with pytest.raises(ValueError, match="limit is 0; read at least one document"):
         documents(path, limit=0)
     with pytest.raises(ValueError, match="someone/texts is no file, and a data set of the hub needs revision="):
@@ -92,6 +99,17 @@ def test_a_bad_parquet_file_is_named(tmp_path):
         list(documents(path))
     with pytest.raises(ValueError, match="has no column 'body'; its columns are n, text"):
         list(documents(path, "body"))
+    path.write_bytes(path.read_bytes()[:-20])
+    for look in (list, lambda found: found.total()):
+        with pytest.raises(ValueError, match=r"corpus.parquet is damaged, or no parquet \(.*\); fetch the file again"):
+            look(documents(path))
+
+
+def test_a_text_file_may_be_named_after_another(tmp_path):
+    """The last suffix counts."""
+    path = tmp_path / "corpus.txt.jsonl"
+    path.write_text('{"text": "one"}\n')
+    assert list(documents(path)) == ["one"]
 
 
 def test_streams_a_data_set(tmp_path, monkeypatch):
@@ -99,16 +117,20 @@ def test_streams_a_data_set(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"body": text}) for text in TEXTS))
     real, asked = datasets.load_dataset, []
 
-    def load(name, **options):
-        asked.append((name, options.pop("revision")))
+    def load(name, config, **options):
+        asked.append((name, config, options.pop("revision")))
         return real("json", data_files={"test": str(tmp_path / "rows.jsonl")}, **options)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     found = documents("someone/texts", "body", split="test", revision="abc")
     assert list(found) == TEXTS == list(found)
-    assert asked == [("someone/texts", "abc")] * 2
+    assert asked == [("someone/texts", None, "abc")] * 2
     assert list(documents("someone/texts", "body", 2, "test", "abc")) == TEXTS[:2]
     assert found.digest != documents("someone/texts", "body", split="test", revision="abd").digest
+    subset = documents("someone/texts", "body", split="test", revision="abc", config="20231101.en")
+    assert next(iter(subset)) == TEXTS[0]
+    assert asked[-1] == ("someone/texts", "20231101.en", "abc")
+    assert subset.digest != found.digest
     with pytest.raises(ValueError, match=r"someone/texts, record 1 has no text in .* its fields are body"):
         list(documents("someone/texts", split="test", revision="abc"))
 
@@ -136,7 +158,7 @@ def test_damage_is_named(tmp_path, name):
     for path in (packed, plain):
         found = iter(documents(path))
         assert next(found) == "0 0"
-        with pytest.raises(ValueError, match=rf"{path.name}, behind document \d+: damaged, or no UTF-8"):
+        with pytest.raises(ValueError, match=rf"{path.name}, behind document \d+: damaged"):
             list(found)
 
 
@@ -188,13 +210,14 @@ def test_parquet(tmp_path, monkeypatch):
 def test_a_hub_data_set_is_streamed_at_its_revision(monkeypatch):
     asked = []
 
-    def load_dataset(name, **options):
-        asked.append((name, options))
+    def load_dataset(name, config, **options):
+        asked.append((name, options | {"config": config}))
         return ({"text": text} for text in TEXTS)
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     found = documents("someone/texts", revision="abc", limit=2)
     assert (found.digest, asked) == ("someone/texts@abc/train", [])
     assert list(found) == TEXTS[:2]
-    assert asked == [("someone/texts", {"split": "train", "revision": "abc", "streaming": True})]
+    how = {"config": None, "split": "train", "revision": "abc", "streaming": True}
+    assert asked == [("someone/texts", how)]
     assert documents("someone/texts", revision="abc").total() is None

@@ -17,6 +17,7 @@ from kedit_lab.types import Probe
 
 DATA = Path(__file__).parents[1] / "data"
 COMMIT = "0123456789" * 4
+THREE_FOR_TWO = {"prompt": ["Bo is", "Cy is"], "ground_truth": ["a", "b", "c"]}
 
 
 def write(path, rows):
@@ -25,7 +26,8 @@ def write(path, rows):
 
 
 def edit(subject, new="Tamil", prompt="{} speaks", true="Danish", relation="P103"):
-    asked = {"subject": subject, "prompt": prompt, "target_new": {"str": new}, "target_true": {"str": true}}
+    true = {"str": true} if true else None
+    asked = {"subject": subject, "prompt": prompt, "target_new": {"str": new}, "target_true": true}
     return {"case_id": 0, "requested_rewrite": asked | {"relation_id": relation}}
 
 
@@ -165,6 +167,54 @@ def test_mquake():
         kf.mquake(DATA, conflicts="last")
 
 
+def case(*edits, asks=(), hops=()):
+    """A MQuAKE record whose one question presupposes all of its edits."""
+    asked = [
+        {"subject": s, "prompt": "{} is from", "relation_id": "P1", "target_new": {"str": new}} for s, new in edits
+    ]
+    single = [{"cloze": cloze, "answer": answer} for cloze, answer in hops]
+    return {"case_id": 0, "requested_rewrite": asked, "questions": asks, "new_answer": "yes", "new_single_hops": single}
+
+
+def test_a_case_is_taken_with_all_that_its_questions_presuppose(tmp_path):
+    """Also where an edit of it is in another case; a case that is not taken asks nothing."""
+    small, large = case(("Ann", "Chile"), asks=["one?"]), case(("Ann", "Chile"), ("Bob", "Peru"), asks=["both?"])
+    path = write(tmp_path / "m.json", [small, large])
+    names = lambda facts: {fact.subject: [probe.prompt for probe in fact.portability] for fact in facts}  # noqa: E731
+    assert names(kf.mquake(path)) == {"Ann": ["one?", "both?"], "Bob": []}
+    assert names(kf.mquake(path, limit=1)) == {"Ann": ["one?"]}
+    assert names(kf.mquake(path, limit=2)) == {"Ann": ["one?", "both?"], "Bob": []}
+    path = write(tmp_path / "m.json", [large, case(("Cid", "Oman"))])
+    drawn = [names(kf.mquake(path, limit=2, seed=seed)) for seed in range(8)]
+    assert all(found in ({"Ann": ["both?"], "Bob": []}, {"Cid": []}) for found in drawn)
+    both = kf.mquake(write(tmp_path / "m.json", [small, large]), seed=0)
+    assert both.report.found == 3 == both.report.kept + len(both.report.dropped)
+
+
+def test_what_one_case_keeps_another_may_change(tmp_path):
+    hops = [("Bob is from", "Rome"), ("Dee is from", "Oslo")]
+    path = write(tmp_path / "m.json", [case(("Ann", "Chile"), hops=hops), case(("Bob", "Peru"))])
+    facts = kf.mquake(path)
+    assert [probe.prompt for probe in facts[0].locality] == ["Dee is from"]
+    assert str(facts.report).endswith("1 locality prompts that another edit changes left out")
+    assert [probe.prompt for probe in kf.mquake(path, limit=1)[0].locality] == ["Bob is from", "Dee is from"]
+
+
+@pytest.mark.parametrize(
+    ("reader", "row", "count"),
+    [
+        (kf.counterfact, edit("Ada", true=None) | {"neighborhood_prompts": ["Bo speaks", "Cy speaks"]}, 2),
+        (kf.zsre, {"subject": "Ada", "src": "Ada?", "answers": ["a"], "loc": "Who", "loc_ans": ""}, 1),
+        (kf.zsre, {"subject": "Ada", "src": "Ada?", "answers": ["a"], "loc": "Who", "loc_ans": float("nan")}, 1),
+        (kf.mquake, case(("Ann", "Chile"), asks=["one?", "two?"]) | {"new_answer": None}, 2),
+        (kf.mquake, case(("Ann", "Chile"), hops=[("Bob is from", "")]), 1),
+    ],
+)
+def test_prompts_without_an_answer_are_counted(tmp_path, reader, row, count):
+    report = reader(write(tmp_path / "c.json", [row])).report
+    assert (report.kept, report.skipped) == (1, count)
+
+
 # what is kept
 
 
@@ -199,13 +249,19 @@ def test_validation_report():
 
 
 @pytest.mark.parametrize(
-    ("rule", "kept"), [("first", ["Tamil", "Peru"]), ("last", ["Peru", "Welsh"]), ("keep", ["Tamil", "Peru", "Welsh"])]
+    ("rule", "kept", "counts"),
+    [
+        ("first", ["Tamil", "Peru"], {"conflict": 2, "duplicate": 1}),
+        ("last", ["Peru", "Welsh"], {"conflict": 3}),
+        ("keep", ["Tamil", "Peru", "Welsh"], {"duplicate": 2}),
+    ],
 )
-def test_conflicts(tmp_path, rule, kept):
-    rows = [edit("Ada"), edit("Bo", "Peru"), edit("Ada", "Welsh"), edit("Ada", "Welsh" if rule == "last" else "Tamil")]
+def test_conflicts(tmp_path, rule, kept, counts):
+    rows = [edit("Ada"), edit("Bo", "Peru"), edit("Ada", "Welsh"), edit("Ada", "Tamil"), edit("Ada", "Welsh")]
     facts = kf.counterfact(write(tmp_path / "c.json", rows), conflicts=rule)
     assert [fact.target_new for fact in facts] == kept
-    assert facts.report.found == 4 == facts.report.kept + len(facts.report.dropped)
+    assert dict(facts.report.counts()) == counts
+    assert facts.report.found == 5 == facts.report.kept + len(facts.report.dropped)
 
 
 def test_limit_and_order(tmp_path):
@@ -282,7 +338,9 @@ def rewrite(**change):
         ({"src": "q"}, "field requested_rewrite: is missing; this object has src"),
         ({}, "field requested_rewrite: is missing; this object has no fields"),
         ({"requested_rewrite": []}, r"field requested_rewrite: \[\] is no object"),
-        (rewrite(subject=None), "field requested_rewrite.subject: is missing"),
+        (rewrite(subject=None), "field requested_rewrite.subject: is null"),
+        (rewrite(subject=float("nan")), "field requested_rewrite.subject: is null"),
+        (rewrite(subject=float("inf")), "field requested_rewrite.subject: inf is no text"),
         (rewrite(subject=["Ada"]), r"field requested_rewrite.subject: \['Ada'\] is no text"),
         (rewrite(target_new={"id": "Q1"}), "field requested_rewrite.target_new.str: is missing; this object has id"),
         (rewrite(target_new=True), "field requested_rewrite.target_new: True is no text"),
@@ -314,6 +372,16 @@ def test_wrong_schema(tmp_path, row, message):
             {"subject": "Ada", "prompt": "Ada is", "target_new": "a", "locality": {"Forgetfulness": [{}, 3]}},
             r"locality.Forgetfulness\[1\]",
         ),
+        (
+            kf.wiki_recent,
+            {"subject": "Ada", "prompt": "Ada is", "target_new": "a", "locality": {"R": [{"question": "Bo is"}]}},
+            r"locality.R\[0\].prompt",
+        ),
+        (
+            kf.wiki_recent,
+            {"subject": "Ada", "prompt": "Ada is", "target_new": "a", "locality": {"R": [THREE_FOR_TWO]}},
+            r"locality.R\[0\].ground_truth",
+        ),
         (kf.s2rke, {"subject": {"name": "Ada"}}, "Star_Topology"),
         (kf.s2rke, {"subject": {"name": "Ada"}, "Star_Topology": [{}]}, r"Star_Topology\[0\].requested_rewrite"),
         (kf.mquake, {"requested_rewrite": {}}, "requested_rewrite"),
@@ -323,6 +391,37 @@ def test_wrong_schema(tmp_path, row, message):
 def test_wrong_schema_of_the_others(tmp_path, reader, row, field):
     with pytest.raises(ValueError, match=f"wrong.json: record 1, field {field}: .*; is this the right reader?"):
         reader(write(tmp_path / "wrong.json", [row]))
+
+
+@pytest.mark.parametrize("missing", [30, 9, 1])
+def test_a_cut_archive_is_read_to_its_end(tmp_path, missing):
+    """The record that is named is the one where the text ends."""
+    data = gzip.compress(json.dumps([edit(f"Subject {i}", f"lamp {i**9}") for i in range(3000)]).encode())
+    path = tmp_path / "cut.json.gz"
+    path.write_bytes(data[:-missing])
+    with pytest.raises(ValueError, match=r"record (2999|3000) ends in the middle: the file is truncated or damaged"):
+        kf.counterfact(path)
+
+
+def test_a_letter_that_was_cut_is_the_end_of_the_file(tmp_path):
+    data = json.dumps([edit("Ada"), edit("Zoë")], ensure_ascii=False).encode()
+    (tmp_path / "cut.json").write_bytes(data[: data.index("ë".encode()) + 1])
+    with pytest.raises(ValueError, match="record 2 ends in the middle: the file is truncated"):
+        kf.counterfact(tmp_path / "cut.json")
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"PAR1", "parquet"), (b"PK\x03\x04", "zip")])
+def test_another_kind_of_file_is_named(tmp_path, start, kind):
+    path = tmp_path / "facts.json"
+    path.write_bytes(start + b"\x00" * 50)
+    with pytest.raises(ValueError, match=rf"facts.json is a {kind} file; give a .json or .jsonl"):
+        kf.counterfact(path)
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "c.json", [edit("Ada")])
+    assert len(kf.counterfact("~/c.json")) == 1
 
 
 GOOD = json.dumps([edit("Ada"), edit("Bo")]).encode()
