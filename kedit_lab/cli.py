@@ -34,6 +34,24 @@ TRAINED = {"steps": f"of the first stage; {Plan().grown_steps} and {Plan().polis
 UNSHAPED, SHAPED = ("plain", "stages", "methods", "memory"), ("plain", "stages", "scale")  # tables of bench
 
 
+def count(text: str) -> int:
+    """A whole number from 1 on, of the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1, 2, ...")
+    return int(text)
+
+
+def megabytes(text: str) -> float:
+    """Bytes of so many MB on the command line."""
+    try:
+        found = 1e6 * float(text)
+    except ValueError:
+        found = 0.0
+    if not 1 <= found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in MB")
+    return found
+
+
 def show(table: pd.DataFrame) -> None:
     """Print a table with three digits."""
     print(table.to_string(float_format="{:.3f}".format, na_rep=""))
@@ -72,7 +90,7 @@ def run_bench(args: argparse.Namespace) -> None:
     lab = random_lab(args.shape, dtype, args.device) if args.shape else load(args.model, dtype, args.device)
     many = max(args.sizes or [1000])  # of the memory table
     args.sizes = args.sizes or [1, 10, 100]
-    lab = lab if args.work is None else replace(lab, work=1e6 * args.work)
+    lab = lab if args.work is None else replace(lab, work=args.work)
     bounds = [lab.work] if args.shape or args.work else [None, SMALL * lab.nbytes]
     most = max(args.sizes)
     texts = lab_text()[:TEXTS] if args.shape else None  # random weights: nobody reads what the second moment says
@@ -153,11 +171,13 @@ def main(argv: list[str] | None = None) -> None:
     trainer.add_argument("--out", type=Path, default=data_dir() / "lab-model")
     trainer.add_argument("--report", action="store_true", help="measure only")
     for name in ("seed", "steps", "threads"):
-        trainer.add_argument(f"--{name}", type=int, default=getattr(Plan(), name), help=TRAINED.get(name))
+        trainer.add_argument(
+            f"--{name}", type=int if name == "seed" else count, default=getattr(Plan(), name), help=TRAINED.get(name)
+        )
     mender = command("train-mend", run_train_mend)
     mender.add_argument("--model", default=None)
     mender.add_argument("--out", type=Path, default=data_dir() / "mend" / "editor.safetensors")
-    mender.add_argument("--steps", type=int, default=1200)
+    mender.add_argument("--steps", type=count, default=1200)
     mender.add_argument("--seed", type=int, default=0)
     timer = command("bench", run_bench)
     timer.add_argument("--model", default=None, help="folder or hub name; the embedded model unless given")
@@ -168,25 +188,25 @@ def main(argv: list[str] | None = None) -> None:
     )
     timer.add_argument(
         "--sizes",
-        type=int,
+        type=count,
         nargs="+",
         default=None,
         help="numbers of facts (1, 10, 100; without --shape 1000 for memory)",
     )
-    timer.add_argument("--extrapolate", type=int, nargs="+", default=[], help="numbers of facts that are not run")
-    timer.add_argument("--plain", type=int, default=100, help="facts that the plain form is run on at most")
-    timer.add_argument("--steps", type=int, default=None, help="passes of the targets, the recipe's unless given")
-    timer.add_argument("--reuse", type=int, default=None, help="steps of Adam a pass, of the scale table")
-    timer.add_argument("--work", type=float, default=None, help="MB that a pass may hold beside the model")
+    timer.add_argument("--extrapolate", type=count, nargs="+", default=[], help="numbers of facts that are not run")
+    timer.add_argument("--plain", type=count, default=100, help="facts that the plain form is run on at most")
+    timer.add_argument("--steps", type=count, default=None, help="passes of the targets, the recipe's unless given")
+    timer.add_argument("--reuse", type=count, default=None, help="steps of Adam a pass, of the scale table")
+    timer.add_argument("--work", type=megabytes, default=None, help="MB that a pass may hold beside the model")
     timer.add_argument("--tables", nargs="+", choices=["plain", "stages", "methods", "scale", "memory"])
     timer.add_argument("--dtype", choices=DTYPES, default="float32")
     timer.add_argument("--device", default="cpu")
     repeat = command("reproduce", run_reproduce)
     repeat.add_argument("names", nargs="*", metavar="ID", help="ids of the register; none: list them")
-    repeat.add_argument("--jobs", type=int, default=1, help="processes")
+    repeat.add_argument("--jobs", type=count, default=1, help="processes")
     check = command("doctor", run_doctor)
     check.add_argument("model", nargs="?", default=None, help="folder or hub name; the embedded model unless given")
-    check.add_argument("--facts", type=int, default=100, help="number of edits that the estimate is for")
+    check.add_argument("--facts", type=count, default=100, help="number of edits that the estimate is for")
     check.add_argument("--dtype", choices=DTYPES, default="float32")
     check.add_argument("--device", default="cpu")
     check.add_argument("--device-map", default=None, help="auto: spread the layers over devices and CPU")
@@ -198,10 +218,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         args.action(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if args.traceback:
             raise
-        parser.exit(2, f"kedit-lab: {error}\n")
+        parser.exit(2, f"kedit-lab: {str(error) or 'out of memory'}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "kedit-lab: interrupted\n")
 
 
 if __name__ == "__main__":

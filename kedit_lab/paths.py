@@ -24,6 +24,19 @@ def data_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def clear(folder: Path, *names: str) -> None:
+    """Remove what runs that were killed while they wrote these files of a folder have left beside them."""
+    for name in names:
+        for left in folder.glob(f"{name}.*.tmp"):
+            left.unlink(missing_ok=True)
+
+
 def temporary_beside(path: Path) -> Path:
     """A name beside ``path`` that nobody else uses."""
     return path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -55,15 +68,21 @@ def room(folder: Path, needed: int) -> None:
         raise ValueError(f"{folder} cannot be written to ({error}); give a folder that can") from error
     if free < needed:
         raise ValueError(
-            f"{folder} has {free / 1e6:,.0f} MB free, but about {needed / 1e6:,.0f} MB will be written; make room, or "
+            f"{folder} has {free / 1e6:,.1f} MB free, but about {needed / 1e6:,.1f} MB will be written; make room, or "
             "give another folder"
         )
 
 
 def claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Write down what a folder is for, in ``plan.json``; raise a ValueError if it was begun for something else."""
+    """Write down what a folder is for, in ``plan.json``; raise a ValueError if it was begun for something else, or if
+    it holds files already and does not say for what."""
     path = folder / "plan.json"
     if not path.exists():
+        others = [other.name for other in sorted(folder.iterdir()) if not other.match("plan.json.*.tmp")]
+        if others:
+            raise ValueError(
+                f"{folder} does not say what it holds (no plan.json, but {others[0]}); give another folder"
+            )
         with whole(path) as temporary:
             temporary.write_text(json.dumps(plan), encoding="utf-8")
         return
@@ -71,6 +90,8 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
         found, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(plan))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); give another folder") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} cannot be read (it holds no object); give another folder")
     differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
     if differ:
         raise ValueError(f"{folder} holds another run (other {', '.join(differ)}); give another folder")

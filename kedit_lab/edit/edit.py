@@ -14,15 +14,13 @@ from typing import Any
 import pandas as pd
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kedit_lab.edit import export
 from kedit_lab.edit.recipe import AnyRecipe
 from kedit_lab.edit.recipes import restore
-from kedit_lab.edit.weights import Change, put_back, summed, write
+from kedit_lab.edit.weights import Change, put_back, put_tensors, summed, write
 from kedit_lab.model.lab import Lab, checksum
-from kedit_lab.paths import whole
 from kedit_lab.types import Delta, Dense, Fact, Probe
 
 FORMAT = "kedit-lab edit 2"
@@ -191,24 +189,30 @@ class Edit:
         put_tensors(path, tensors, metadata)
         return path
 
+    def at_home(self) -> None:
+        """Raise a ValueError unless the weights are those that this edit was computed on, or it is applied to them."""
+        if self.originals is None and self.base != (now := self.lab.fingerprint()):
+            raise ValueError(
+                f"the model's weights ({now}) are not those that this edit was computed on ({self.base}); undo other "
+                "edits, or apply() this one to write the model as it then stands"
+            )
+
     def export(self, path: str | Path) -> Path:
         """Write the edited model and its tokenizer: plain ``from_pretrained(path)`` works without this package.
 
         Applied, the model as it stands; else with this edit alone. Raises ValueError where the weights are not those
         that it was computed on, for a path that exists, and where nothing can be written.
         """
-        if self.originals is None and self.base != (now := self.lab.fingerprint()):
-            raise ValueError(
-                f"the model's weights ({now}) are not those that this edit was computed on ({self.base}); undo other "
-                "edits, or apply() this one to write the model as it then stands"
-            )
+        self.at_home()
         return export.whole_model(self.lab, {} if self.originals is not None else self.deltas, Path(path))
 
     def to_peft(self, path: str | Path, rank: int = 256) -> Path:
         """Write the edit as a LoRA adapter: ``PeftModel.from_pretrained(model, path)`` gives the edited logits.
 
-        Raises ValueError where a change's rank exceeds ``rank`` (pruned or trained edits: export the whole model).
+        Raises ValueError where a change's rank exceeds ``rank`` (pruned or trained edits: export the whole model), and
+        where ``export`` does.
         """
+        self.at_home()
         return export.adapter(self.lab, self.deltas, Path(path), rank)
 
     @classmethod
@@ -235,15 +239,6 @@ class Edit:
 def checksums(lab: Lab, names: Iterable[str]) -> dict[str, int]:
     """Checksums of weights as they are now."""
     return {name: checksum(lab.arch.weight(name).module.weight) for name in names}
-
-
-def put_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all, from where the tensors are; an OSError says why it could not be."""
-    with whole(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
 
 
 def installed(name: str) -> str:

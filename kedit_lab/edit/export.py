@@ -8,11 +8,13 @@ from warnings import catch_warnings, filterwarnings
 import torch
 from jaxtyping import Float
 from peft import LoraConfig
+from safetensors import SafetensorError
 from torch import Tensor
 
 from kedit_lab.edit.finetune import adapted
 from kedit_lab.edit.weights import Change, put_back, write
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import own_chance
 from kedit_lab.paths import room, temporary_beside
 
 EXACT = 1e-12  # singular values under this share of the largest count as zero
@@ -31,7 +33,7 @@ def whole_model(lab: Lab, deltas: dict[str, Change], path: Path) -> Path:
             put_back(lab.arch, originals)
         lab.tokenizer.save_pretrained(folder)
 
-    return new_folder(path, fill)
+    return new_folder(path, lab.nbytes, fill)
 
 
 def adapter(lab: Lab, deltas: dict[str, Change], path: Path, rank: int) -> Path:
@@ -47,14 +49,14 @@ def adapter(lab: Lab, deltas: dict[str, Change], path: Path, rank: int) -> Path:
 
     @torch.no_grad()
     def fill(folder: Path) -> None:
-        with adapted(lab, config) as wrapped:
+        with own_chance(), adapted(lab, config) as wrapped:
             for name, (left, right) in factors.items():
                 layer = wrapped.base_model.model.get_submodule(name)
                 layer.lora_A["default"].weight.copy_(right.T)
                 layer.lora_B["default"].weight.copy_(left)
             wrapped.save_pretrained(folder)
 
-    return new_folder(path, fill)
+    return new_folder(path, 4 * sum(left.numel() + right.numel() for left, right in factors.values()), fill)
 
 
 def narrow(matrix: Float[Tensor, "d_out d_k"]) -> tuple[Float[Tensor, "d_out rank"], Float[Tensor, "d_k rank"]]:
@@ -64,11 +66,12 @@ def narrow(matrix: Float[Tensor, "d_out d_k"]) -> tuple[Float[Tensor, "d_out ran
     return u[:, kept] * s[kept].sqrt(), vh[kept].T * s[kept].sqrt()
 
 
-def new_folder(path: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder under a temporary name and move it into place; one that holds files already is refused."""
+def new_folder(path: Path, needed: int, fill: Callable[[Path], None]) -> Path:
+    """Fill a folder with some ``needed`` bytes under a temporary name and move it into place. One that holds files
+    already, or has no room, is refused."""
     if not path.name or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise ValueError(f"{str(path)!r} exists and is not an empty folder; give a new one")
-    room(path.parent, 0)
+    room(path.parent, needed)
     temporary = temporary_beside(path)
     temporary.mkdir()
     try:
@@ -76,6 +79,8 @@ def new_folder(path: Path, fill: Callable[[Path], None]) -> Path:
         if path.exists():
             path.rmdir()
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} could not be written ({error}); make room, or give another path") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path

@@ -6,16 +6,19 @@ bit afterwards; what is returned is their change.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from warnings import catch_warnings, simplefilter
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from kedit_lab.edit.recipe import Tuning
 from kedit_lab.model.arch import Projection
+from kedit_lab.model.hooks import surely
 from kedit_lab.model.lab import Lab, chunks
 from kedit_lab.model.offload import runs_on
 from kedit_lab.model.process import own_chance
@@ -125,19 +128,22 @@ def masters(_lab: Lab, weights: Sequence[Projection], recipe: Tuning) -> Iterato
 
         return hook
 
+    @torch.no_grad()
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+        for module, original in zip(modules, originals, strict=True):
+            module.weight.requires_grad_(False)
+            module.weight.grad = None
+            module.weight.copy_(original)
+
     try:
         for module, copy in zip(modules, copies, strict=True):
             module.weight.requires_grad_(True)
             handles.append(module.weight.register_post_accumulate_grad_hook(collect(copy)))
         yield copies, publish, read
     finally:
-        for handle in handles:
-            handle.remove()
-        with torch.no_grad():
-            for module, original in zip(modules, originals, strict=True):
-                module.weight.requires_grad_(False)
-                module.weight.grad = None
-                module.weight.copy_(original)
+        surely(undo)
 
 
 @contextmanager
@@ -163,16 +169,24 @@ def adapters(lab: Lab, weights: Sequence[Projection], recipe: Tuning) -> Iterato
 @contextmanager
 def adapted(lab: Lab, config: LoraConfig) -> Iterator[PeftModel]:
     """The model with peft's LoRA modules inside the context, as it was behind it."""
-    with catch_warnings():
-        simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
-        wrapped = get_peft_model(lab.model, config)
     try:
+        with catch_warnings():
+            simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
+            wrapped = get_peft_model(lab.model, config)
         yield wrapped
     finally:
-        wrapped.unload()
-        lab.model.requires_grad_(False)
-        for name in ("peft_config", "_hf_peft_config_loaded"):
-            vars(lab.model).pop(name, None)
+        surely(partial(unwrap, lab.model))
+
+
+def unwrap(model: torch.nn.Module) -> None:
+    """Take peft's modules out of a model, however far they have come in."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(module, name, child.get_base_layer())
+    model.eval().requires_grad_(False)
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(model).pop(name, None)
 
 
 def factors(layer: torch.nn.Module) -> Delta:

@@ -18,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.recipe import AnyRecipe, Recipe
+from kedit_lab.edit.finetune import chosen
+from kedit_lab.edit.mend import editor_file
+from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.solvers import NullSpace, Preserved
 from kedit_lab.extract.moments import Texts, content_key
 from kedit_lab.model.lab import Lab, checksum
-from kedit_lab.paths import Log, claim, room
+from kedit_lab.paths import Log, claim, clear, file_digest, room
 from kedit_lab.types import Fact, Memory
 
 SEARCH = 3  # how targets are sought, counted up when that changes: values of two ways must not be mixed
@@ -74,21 +76,28 @@ class Journal:
 
 def described(lab: Lab, recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) -> dict[str, Any]:
     """What a folder is bound to: the weights, the recipe, the facts, and the form in which they are posed."""
-    facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
-    told = {"base": lab.fingerprint(), "recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
+    told = {"base": lab.fingerprint()} | posed(recipe, batches)
     told |= {} if lab.chat is None else {"chat": True}
     return told if lab.work is None else told | {"work": lab.work}
+
+
+def posed(recipe: AnyRecipe, batches: Sequence[Sequence[Fact]]) -> dict[str, Any]:
+    """A recipe, and a hash of the facts."""
+    facts = json.dumps([[asdict(fact) for fact in batch] for batch in batches])
+    return {"recipe": asdict(recipe), "facts": hashlib.sha256(facts.encode()).hexdigest()}
 
 
 def plan(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, texts: Texts | None = None, memory: Memory | None = None,
          preserved: dict[int, Preserved | NullSpace] | None = None) -> dict[str, Any]:  # fmt: skip
     """All that an edit depends on. What is preserved is named by its text, or by its bits where it is given."""
     past = memory.past if memory is not None and isinstance(recipe, Recipe) and recipe.memory else {}
+    editor = editor_file(recipe) if isinstance(recipe, Hyper) else None
     return described(lab, recipe, [facts]) | {
         "search": SEARCH,
         "statistics": content_key(lab, recipe.layers[-1], () if texts is None else texts, 0.0),
         "memory": {str(layer): checksum(keys) for layer, keys in past.items()},
         "basis": None if preserved is None else {str(layer): bits(kept) for layer, kept in preserved.items()},
+        "editor": file_digest(editor) if editor is not None and editor.is_file() else None,
     }
 
 
@@ -102,9 +111,14 @@ def bits(preserved: Preserved | NullSpace) -> list[float | int]:
 
 def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
     """Bytes, about, that the folder of an edit takes: h, δ and curves as text, the weight changes as they are saved."""
-    weights = [p for layer in recipe.layers for p in lab.arch.ffn(layer)]
-    if not isinstance(recipe, Recipe):
-        return sum(4 * p.d_in * p.d_out for p in weights)
+    if isinstance(recipe, Tuning):
+        wide = lambda p: 8 * recipe.rank * (p.d_in + p.d_out) if recipe.rank else 4 * p.d_in * p.d_out  # noqa: E731
+        return sum(wide(p) for p in chosen(lab, recipe))
+    if isinstance(recipe, Hyper):
+        tokens = sum(len(row.ids) - 1 for row in map(lab.row, facts))
+        return sum(8 * tokens * (p.d_in + p.d_out) for layer in recipe.layers for p in lab.arch.ffn(layer))
+    if isinstance(recipe, Neurons):
+        return sum(8 * len(facts) * (p.d_in + p.d_out) for p in (lab.arch.mlp[layer] for layer in recipe.layers))
     weights = [lab.arch.mlp[layer] for layer in recipe.layers]
     text = len(facts) * (12 * lab.arch.d_model + 24 * recipe.steps)
     if recipe.post == "rect":
@@ -117,12 +131,16 @@ def needed(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> int:
 def prepared(folder: Path, lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, asked: dict[str, Any]) -> Edit | None:
     """The finished edit of a folder, or None once the folder is bound to what was asked and has room for it."""
     targets, finished = folder / TARGETS, folder / FINISHED
-    if (targets.exists() or finished.exists()) and not (folder / "plan.json").exists():
-        raise ValueError(f"{folder} does not say what it holds (no plan.json); give another folder")
     if not finished.exists():
         room(folder, needed(lab, facts, recipe) - (targets.stat().st_size if targets.exists() else 0))
     claim(folder, asked)
-    return Edit.load(finished, lab) if finished.exists() else None
+    if not finished.exists():
+        return None
+    made = Edit.load(finished, lab)
+    if (told := posed(made.recipe, [made.facts])) != (wanted := posed(recipe, [facts])):
+        differ = ", ".join(name for name in told if told[name] != wanted[name])
+        raise ValueError(f"{finished} is another edit (other {differ}); delete it to compute this one anew")
+    return made
 
 
 @contextmanager
@@ -130,8 +148,7 @@ def written(folder: Path) -> Iterator[Journal]:
     """The journal of a folder, for one run at a time; what a kill left half written beside it is removed."""
     log = Log(folder / TARGETS)
     try:
-        for left in folder.glob("*.tmp"):
-            left.unlink()
+        clear(folder, "plan.json", FINISHED)
         yield Journal(log)
     finally:
         log.close()

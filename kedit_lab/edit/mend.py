@@ -21,6 +21,7 @@ from kedit_lab.edit.recipe import Hyper
 from kedit_lab.edit.weights import Change
 from kedit_lab.model.arch import Projection
 from kedit_lab.model.lab import Lab
+from kedit_lab.model.process import own_chance
 from kedit_lab.model.tokens import Row
 from kedit_lab.paths import data_dir, whole
 from kedit_lab.types import Delta, Fact
@@ -80,7 +81,8 @@ def load_editor(lab: Lab, path: Path) -> Editor:
     if told["base"] != lab.fingerprint():
         raise ValueError(f"{path} was trained for weights {told['base']}, this lab's are {lab.fingerprint()}; "
                          "undo any edit, or run `kedit-lab train-mend` for this model")  # fmt: skip
-    editor = Editor(told["names"], [tuple(shape) for shape in told["shapes"]], told["rank"])
+    with own_chance():
+        editor = Editor(told["names"], [tuple(shape) for shape in told["shapes"]], told["rank"])
     editor.load_state_dict(tensors)
     return editor.to(lab.anchor.device).eval()
 
@@ -135,15 +137,19 @@ def edited_weights(lab: Lab, layers: Sequence[int]) -> list[Projection]:
     return [projection for layer in layers for projection in lab.arch.ffn(layer)]
 
 
+def editor_file(recipe: Hyper) -> Path:
+    """Where a recipe's editor lies."""
+    return Path(recipe.path) if recipe.path else data_dir() / "mend" / "editor.safetensors"
+
+
 @torch.no_grad()
 def apply(lab: Lab, facts: Sequence[Fact], recipe: Hyper) -> tuple[dict[str, Change], list]:
     """The summed edits of all facts, each from the gradient on the unedited model."""
-    path = Path(recipe.path) if recipe.path else data_dir() / "mend" / "editor.safetensors"
-    editor = load_editor(lab, path)
+    editor = load_editor(lab, editor_file(recipe))
     weights = [lab.arch.weight(name) for name in editor.names]
     found = gradients(lab, [lab.row(fact) for fact in facts], weights)
     deltas: dict[str, Change] = {}
     for index, (gradient, projection) in enumerate(zip(found, weights, strict=True)):
         u, d = editor(index, gradient.u[gradient.mask], gradient.d[gradient.mask])
-        deltas[projection.name] = Delta(d.T.double(), u.T.double())
+        deltas[projection.name] = Delta(d.T.double().contiguous(), u.T.double().contiguous())
     return deltas, []

@@ -72,7 +72,7 @@ def train(lab: Lab, facts: Sequence[Fact], recipe: Neurons) -> tuple[dict[str, C
             new = table[list(lab.target(fact.target_new))].sum(0)
             shift = (new - table[list(answer)].sum(0)).detach().double().to(chosen.device)
             deltas = {
-                lab.arch.mlp[layer].name: Delta(shift[:, None], mask.double()[:, None])
+                lab.arch.mlp[layer].name: Delta(shift[:, None].clone(), mask.double()[:, None])
                 for layer, mask in zip(recipe.layers, chosen, strict=True)
                 if mask.any() and shift.any()
             }

@@ -1,11 +1,17 @@
-"""Writing weight changes into a model and taking them out again, bit for bit."""
+"""Writing weight changes into a model and taking them out again, bit for bit, and tensors into a file."""
 
 from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kedit_lab.model.arch import Arch, Projection
+from kedit_lab.model.hooks import surely
+from kedit_lab.paths import whole
 from kedit_lab.types import Delta, Dense
 
 Change = Delta | Dense
@@ -46,12 +52,8 @@ def add(projection: Projection, delta: Change) -> None:
 
 
 def put_back(arch: Arch, originals: dict[str, Tensor]) -> None:
-    """Copy original weights back, bit for bit; what interrupts it (Ctrl-C, say) is raised once all are back."""
-    try:
-        copy_back(arch, originals)
-    except BaseException:
-        copy_back(arch, originals)
-        raise
+    """Copy original weights back, bit for bit; what interrupts it is raised once all are back."""
+    surely(partial(copy_back, arch, originals))
 
 
 @torch.no_grad()
@@ -59,3 +61,12 @@ def copy_back(arch: Arch, originals: dict[str, Tensor]) -> None:
     """Copy weights once, whatever stands there."""
     for name, original in originals.items():
         arch.weight(name).module.weight.copy_(original)
+
+
+def put_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all, from where the tensors are; an OSError says why it could not be."""
+    with whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error

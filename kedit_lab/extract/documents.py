@@ -1,7 +1,6 @@
 """Plain text for second moments, read as a stream: text files, JSON lines, parquet, or a data set of the hub."""
 
 import gzip
-import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kedit_lab.facts.fields import SURROGATE
-
-BLOCK = 1 << 20  # bytes that a hash takes at a time
+from kedit_lab.paths import file_digest
 
 
 @dataclass(frozen=True)
@@ -94,15 +92,6 @@ def same(path: Path, stamp: tuple[int, int]) -> None:
     """Raise a ValueError if a file was written since its stamp was taken: its digest would be another's."""
     if stamp_of(path) != stamp:
         raise ValueError(f"{path} was changed since kl.documents looked at it; call kl.documents again")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bits, read in blocks."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def opened(path: Path) -> TextIOWrapper:

@@ -94,7 +94,7 @@ def restore(path: Path, d_k: int) -> Running:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         total, (tokens, documents, half_tokens, finished) = saved["total"], saved["counts"].tolist()
         drift = [tuple(row) for row in saved["drift"].tolist()]
-    except Exception as error:
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a readable second moment ({error}); delete it to compute it anew") from error
     if total.shape != (d_k, d_k):
         raise ValueError(f"{path} holds a {tuple(total.shape)} moment but the layer needs {(d_k, d_k)}; delete it")

@@ -5,7 +5,6 @@ Only the record that is being read is in memory as JSON, so that a file of any s
 
 import codecs
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+
+from kedit_lab.paths import file_digest
 
 CHUNK = 1 << 20  # characters read at a time
 LONGEST_WORD = 12  # characters of "-Infinity" or of a "\uXXXX" that a chunk may have cut, and some
@@ -180,8 +181,7 @@ def download(name: str, file: str, revision: str | None) -> Path:
 
 def sha256_of(path: Path, wanted: str | None = None) -> str:
     """The SHA-256 of a file's bytes; one that differs from ``wanted`` raises a ValueError."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(path)
     if wanted is not None and found != wanted.lower():
         raise ValueError(f"{path} has the SHA-256 {found}, not {wanted}; it is another version: fetch the one you mean")
     return found

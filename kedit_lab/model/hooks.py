@@ -42,6 +42,15 @@ def part(arch: Arch, name: str, layer: int) -> tuple[nn.Module, bool]:
     return arch.blocks[layer], name == "input"
 
 
+def surely(undo: Callable[[], None]) -> None:
+    """Undo something, once more if it is interrupted (by Ctrl-C, say), which is raised when it is done."""
+    try:
+        undo()
+    except BaseException:
+        undo()
+        raise
+
+
 def entering(fn: Callable, _module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """A forward pre-hook: ``fn`` on the hidden state among a module's arguments."""
     new = fn(args[0] if args else kwargs["hidden_states"])

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from kedit_lab.model.hooks import surely
+
 
 def real(mask: Int[Tensor, "rows tokens"]) -> Int[Tensor, " spots"] | None:
     """Positions that are no padding (counted through); None: all."""
@@ -18,14 +20,18 @@ def real(mask: Int[Tensor, "rows tokens"]) -> Int[Tensor, " spots"] | None:
 @contextmanager
 def instead(module: nn.Module, call: Callable[..., Tensor]) -> Iterator[None]:
     """Let ``call(forward, ...)`` be a module's forward."""
-    forward, patched = module.forward, module.__dict__.get("forward")
-    module.forward = partial(call, forward)
+    forward, patched = module.forward, vars(module).get("forward")
+
+    def undo() -> None:
+        vars(module).pop("forward", None)
+        if patched is not None:  # by accelerate
+            module.forward = patched
+
     try:
+        module.forward = partial(call, forward)
         yield
     finally:
-        del module.forward
-        if patched is not None:
-            module.forward = patched
+        surely(undo)
 
 
 @contextmanager

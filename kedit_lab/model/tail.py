@@ -118,17 +118,13 @@ class Tail:
     @contextmanager
     def skipped(self) -> Iterator[None]:
         """Let the hidden state pass through all blocks below ``start`` unchanged."""
-        lower = list(self.lab.arch.blocks)[: self.start]
-        patched = {block: block.__dict__["forward"] for block in lower if "forward" in block.__dict__}  # by accelerate
-        for block in lower:
-            block.forward = (lambda hidden, *_a, **_k: (hidden,)) if self.tuples else (lambda hidden, *_a, **_k: hidden)
-        try:
+        through = (
+            (lambda _own, hidden, *_a, **_k: (hidden,)) if self.tuples else (lambda _own, hidden, *_a, **_k: hidden)
+        )
+        with ExitStack() as stack:
+            for block in list(self.lab.arch.blocks)[: self.start]:
+                stack.enter_context(instead(block, through))
             yield
-        finally:
-            for block in lower:
-                del block.forward
-            for block, forward in patched.items():
-                block.forward = forward
 
     @cached_property
     def real(self) -> Int[Tensor, " spots"] | None:

@@ -1,5 +1,6 @@
 """Checkpoints of a sequence: after every batch its weights, memory and rows, written whole or not at all."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kedit_lab.edit.edit import put_tensors
 from kedit_lab.edit.journal import described
 from kedit_lab.edit.recipe import AnyRecipe, Recipe
+from kedit_lab.edit.weights import put_tensors
 from kedit_lab.model.lab import Lab
-from kedit_lab.paths import claim, room, whole
+from kedit_lab.paths import claim, clear, file_digest, room, whole
 from kedit_lab.types import Fact, Memory
 
 
@@ -68,14 +69,14 @@ class Checkpoints:
             tensors |= {f"plain/{name}": tensor for name, tensor in step.plain.items()}
         tensors |= {f"past/{layer}": tensor for layer, tensor in step.memory.past.items()}
         clean = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        told = json.dumps({"rows": step.rows, "health": step.health, "facts": step.memory.facts})
+        told = {"rows": step.rows, "health": step.health, "facts": step.memory.facts, "batch": t}
         path = self.path(t, "safetensors")
         try:
-            for left in self.folder.glob(f"{path.stem}.*.tmp"):  # of a run that was killed here
-                left.unlink()
+            clear(self.folder, path.name, path.with_suffix(".json").name)
             put_tensors(path, clean)
             with whole(self.path(t, "json")) as temporary:
-                temporary.write_text(told, encoding="utf-8")
+                told["weights"] = file_digest(path)
+                temporary.write_text(json.dumps(told | {"seal": seal(told)}), encoding="utf-8")
         except OSError as error:
             raise OSError(f"{error}; what was found before is kept, so make room and start again") from error
         shutil.rmtree(self.under_way(t), ignore_errors=True)
@@ -87,10 +88,14 @@ class Checkpoints:
             path = self.path(len(steps) + 1, "safetensors")
             try:
                 told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+                if not isinstance(told, dict) or told.pop("seal", None) != seal(told):
+                    raise ValueError("what is beside it in JSON does not match its checksum")
+                if told["batch"] != len(steps) + 1 or told["weights"] != file_digest(path):
+                    raise ValueError("it is not what was written here")
                 tensors = {name: t.to(self.lab.anchor.device) for name, t in load_file(path).items()}
             except (OSError, ValueError, SafetensorError) as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}); delete it and what follows to compute it anew"
+                    f"{path} is damaged ({error}); delete its JSON file and what follows to compute it anew"
                 ) from error
             parts: dict[str, dict[str, Tensor]] = {"state": {}, "plain": {}, "past": {}}
             for key, tensor in tensors.items():
@@ -108,3 +113,8 @@ class Checkpoints:
     def under_way(self, t: int) -> Path:
         """Where the edit of batch ``t`` keeps what it has found."""
         return self.folder / f"batch-{t:05}"
+
+
+def seal(told: dict[str, Any]) -> str:
+    """SHA-256 of what a JSON file tells, in its JSON form."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

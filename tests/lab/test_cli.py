@@ -141,3 +141,36 @@ def test_unknown_command_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["dance"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("bench --plain 0", "argument --plain: '0' is not 1, 2, ..."),
+        ("bench --sizes 2 -1", "argument --sizes: '-1' is not 1, 2, ..."),
+        ("bench --steps 0", "argument --steps: '0' is not 1, 2, ..."),
+        ("bench --work 0", "argument --work: '0' is no size in MB"),
+        ("bench --work nan", "argument --work: 'nan' is no size in MB"),
+        ("train --steps -1", "argument --steps: '-1' is not 1, 2, ..."),
+        ("doctor --facts 1.5", "argument --facts: '1.5' is not 1, 2, ..."),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(words, told, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words.split())
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (MemoryError(), 2, "out of memory"), (ValueError("so"), 2, "so")],
+)
+def test_what_ends_a_command_is_one_line(error, code, told, monkeypatch, capsys):
+    def tour(_lab):
+        raise error
+
+    monkeypatch.setattr("kedit_lab.cli.tour", tour)
+    with pytest.raises(SystemExit) as left:
+        main(["tour"])
+    assert (left.value.code, capsys.readouterr().err) == (code, f"kedit-lab: {told}\n")

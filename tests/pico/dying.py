@@ -50,7 +50,7 @@ POINTS: dict[str, tuple[Any, str]] = {  # where an edit is when it ends: what is
     "apply": (weights, "add"),
     "check": (module, "checksum"),
     "digest": (module, "digest"),
-    "save": (module, "save_file"),
+    "save": (weights, "save_file"),
     "move": (Path, "replace"),
 }
 

@@ -9,6 +9,7 @@ from kedit_lab.edit.post import rect
 from kedit_lab.edit.run import edit
 from kedit_lab.model.lab import make_lab
 from kedit_lab.types import Fact
+from tests.pico.dying import full_disk
 from tests.pico.tiny import KINDS, TEXTS, build
 
 FACTS = (Fact("John Smith", "{}'s employer is", "Greek"), Fact("Mary Jones", "{} works in", "Paris"))
@@ -72,3 +73,35 @@ def test_used_folders_are_refused(made, tmp_path):
         with pytest.raises(ValueError, match="exists and is not an empty folder; give a new one"):
             call(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_edit_of_other_weights_is_not_written(pico, made, tmp_path):
+    """Behind an edit that is gone, neither a model nor an adapter gives what it gave."""
+    with made.applied():
+        over = edit(pico, FACTS[1:], "memit", TEXTS, tmp_path / "moments", **SMALL)
+    for write in (over.export, over.to_peft):
+        with pytest.raises(ValueError, match="are not those that this edit was computed on"):
+            write(tmp_path / "over")
+    with made.applied():
+        assert over.to_peft(tmp_path / "over").is_dir()
+
+
+def test_without_room_nothing_is_written(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("kedit_lab.paths.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    for write in (made.export, made.to_peft):
+        with pytest.raises(ValueError, match=r"has 0\.0 MB free, but about \d+\.\d MB will be written; make room"):
+            write(tmp_path / "out")
+    monkeypatch.undo()
+    for write in (made.export, made.to_peft):
+        with (
+            full_disk(4000),
+            pytest.raises(OSError, match=r"out could not be written \(.*\); make room, or give another"),
+        ):
+            write(tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_chance_is_left_alone(made, tmp_path):
+    state = torch.get_rng_state()
+    made.to_peft(tmp_path / "adapter")
+    assert torch.equal(torch.get_rng_state(), state)

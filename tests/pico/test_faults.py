@@ -6,10 +6,13 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from peft.tuners.lora.model import LoraModel
+from torch.utils.hooks import RemovableHandle
 
 from kedit_lab.edit import edit as module
 from kedit_lab.edit import targets
 from kedit_lab.edit.edit import Edit, read
+from kedit_lab.edit.run import edit
 from kedit_lab.measure.health import Reference
 from kedit_lab.paths import Log
 from kedit_lab.study.sequence import sequence
@@ -133,6 +136,55 @@ def test_saving(pico, whole, tmp_path, point, error):
             (0.5 * whole).save(tmp_path / name)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("method", ["lora", "sft"])
+@pytest.mark.parametrize("at_call", [1, 2, 3, 4])
+def test_training_that_is_interrupted_leaves_nothing(method, at_call, tmp_path, monkeypatch):
+    """Peft's modules are out again, however far they had come in; hooks and weights too, if their going is cut."""
+    lab = small_lab()
+    before, names, calls = bits(lab), [name for name, _ in lab.model.named_modules()], []
+    owner, name = (LoraModel, "_replace_module") if method == "lora" else (RemovableHandle, "remove")
+    real = getattr(owner, name)
+
+    def cut(*args, **more):
+        calls.append(1)
+        if len(calls) == at_call:
+            raise KeyboardInterrupt
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, cut)
+    with pytest.raises(KeyboardInterrupt):
+        edit(lab, FACTS[:2], method, layers=(0, 1), epochs=1)
+    monkeypatch.undo()
+    assert [name for name, _ in lab.model.named_modules()] == names
+    assert changed(lab, before) == []
+    assert not any(p.requires_grad or p._post_accumulate_grad_hooks for p in lab.model.parameters())
+    assert not lab.model.training
+    assert not hasattr(lab.model, "peft_config")
+    assert edit(lab, FACTS[:2], method, layers=(0, 1), epochs=1).deltas
+
+
+@pytest.mark.parametrize("at_call", [1, 2, 3, 4, 7, 11])
+def test_blocks_that_are_passed_over_are_as_before(at_call, monkeypatch):
+    """Ctrl-C while modules are taken out of a pass, or put back into it."""
+    lab, calls, real = small_lab(), [], torch.nn.Module.__setattr__
+    wanted = lab.hidden(**lab.batch([[1, 2, 3]]))
+
+    def cut(module, name, value):
+        if name == "forward":
+            calls.append(1)
+            if len(calls) == at_call:
+                real(module, name, value)
+                raise KeyboardInterrupt
+        real(module, name, value)
+
+    monkeypatch.setattr(torch.nn.Module, "__setattr__", cut)
+    with pytest.raises(KeyboardInterrupt):
+        edit(lab, FACTS[:2], "memit", **SETTINGS | {"layers": (1, 2)})
+    monkeypatch.undo()
+    assert not any("forward" in vars(module) for module in lab.model.modules())
+    assert torch.equal(lab.hidden(**lab.batch([[1, 2, 3]])), wanted)
 
 
 # kill -9

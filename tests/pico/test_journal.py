@@ -12,6 +12,7 @@ from kedit_lab.edit.recipes import find
 from kedit_lab.edit.run import Basis, edit
 from kedit_lab.model.lab import make_lab
 from kedit_lab.paths import Log
+from kedit_lab.train.mend import train_mend
 from kedit_lab.types import Fact, Memory
 from tests.pico.dying import FACTS, SETTINGS, long_edit, small_lab
 from tests.pico.tiny import KINDS, TEXTS, build
@@ -63,7 +64,7 @@ def interrupt(patch, at, error=KeyboardInterrupt):
 
 
 def equal(a, b):
-    return list(a.deltas) == list(b.deltas) and all(
+    return a.deltas.keys() == b.deltas.keys() and all(
         torch.equal(delta.matrix(), b.deltas[name].matrix()) for name, delta in a.deltas.items()
     )
 
@@ -222,11 +223,40 @@ def test_other_memory_or_basis_is_refused(pico, tmp_path, found, recipe):
         long_edit(pico, tmp_path, recipe, basis=other, memory=memory)
 
 
-@pytest.mark.parametrize("name", ["targets.log", "edit.safetensors"])
+@pytest.mark.parametrize("name", ["targets.log", "edit.safetensors", "my.tmp"])
 def test_a_folder_that_does_not_say_what_it_holds(pico, tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"does not say what it holds \(no plan.json\); give another folder"):
+    with pytest.raises(
+        ValueError, match=rf"does not say what it holds \(no plan.json, but {name}\); give another folder"
+    ):
         long_edit(pico, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("told", ["[]", "null", "3"])
+def test_a_plan_that_is_no_object_is_refused(pico, tmp_path, told):
+    (tmp_path / "plan.json").write_text(told)
+    with pytest.raises(ValueError, match=r"plan.json cannot be read \(it holds no object\); give another folder"):
+        long_edit(pico, tmp_path)
+
+
+def test_another_edit_in_a_finished_folder_is_refused(pico, tmp_path):
+    other = edit(pico, FACTS[:2], "memit", **SETTINGS)
+    long_edit(pico, tmp_path)
+    other.save(tmp_path / "edit.safetensors")
+    with pytest.raises(ValueError, match=r"edit.safetensors is another edit \(other .*facts\); delete it"):
+        long_edit(pico, tmp_path)
+
+
+def test_an_editor_that_was_trained_again_is_another(pico, tmp_path):
+    """MEND's folder is bound to what its editor's file holds, not to its name."""
+    for seed in (0, 1):
+        train_mend(pico, tmp_path / "editor", FACTS, steps=1, rows=2, seed=seed, progress=False)
+        if seed == 0:
+            made = edit(pico, FACTS[:2], "mend", folder=tmp_path / "run", path=str(tmp_path / "editor"))
+            assert same(edit(pico, FACTS[:2], "mend", folder=tmp_path / "run", path=str(tmp_path / "editor")), made)
+    with pytest.raises(ValueError, match=r"holds another run \(other editor\)"):
+        edit(pico, FACTS[:2], "mend", folder=tmp_path / "run", path=str(tmp_path / "editor"))
 
 
 def test_a_damaged_finished_edit_is_refused(pico, tmp_path):
@@ -240,10 +270,11 @@ def test_a_damaged_finished_edit_is_refused(pico, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["ft-m", "kn"])
 def test_other_recipes_keep_the_finished_edit(pico, tmp_path, monkeypatch, recipe):
-    more = {"epochs": 2} if recipe == "ft-m" else {"threshold": 0.9, "steps": 4}
-    made = edit(pico, FACTS[:2], recipe, folder=tmp_path, layers=(0,), **more)
+    more = {"epochs": 2} if recipe == "ft-m" else {"threshold": 0.01, "steps": 4}
+    made = edit(pico, FACTS[:2], recipe, folder=tmp_path, layers=(0, 1), **more)
+    assert len(made.deltas) == 2
     monkeypatch.setattr(run, "compute", None)
-    assert same(edit(pico, FACTS[:2], recipe, folder=tmp_path, layers=(0,), **more), made)
+    assert same(edit(pico, FACTS[:2], recipe, folder=tmp_path, layers=(0, 1), **more), made)
 
 
 def test_one_run_at_a_time(pico, cut, found):
@@ -256,8 +287,9 @@ def test_one_run_at_a_time(pico, cut, found):
 
 def test_what_is_left_half_written_is_removed(pico, cut, found):
     (cut / "edit.safetensors.1.tmp").write_bytes(b"half")
+    (cut / "mine.tmp").write_bytes(b"somebody's")
     long_edit(pico, cut)
-    assert not list(cut.glob("*.tmp"))
+    assert [path.name for path in cut.glob("*.tmp")] == ["mine.tmp"]
 
 
 def test_who_watches_sees_what_was_found_before(pico, cut, found):
@@ -270,18 +302,27 @@ def test_who_watches_sees_what_was_found_before(pico, cut, found):
 def test_no_room_is_said_before_anything_is_computed(pico, tmp_path, found, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("kedit_lab.paths.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(ValueError, match=r"run has 0 MB free, but about 0 MB will be written; make room, or give"):
+    with pytest.raises(ValueError, match=r"run has 0.0 MB free, but about 0.0 MB will be written; make room, or give"):
         long_edit(pico, tmp_path / "run")
     assert found == []
     assert list((tmp_path / "run").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("recipe", "n"), [("memit", 16), ("memit", 60), ("emmet", 60), ("rect", len(FACTS)), ("ft-m", len(FACTS))]
+    ("recipe", "n"),
+    [
+        ("memit", 16),
+        ("memit", 60),
+        ("emmet", 60),
+        ("rect", len(FACTS)),
+        ("ft-m", len(FACTS)),
+        ("sft", len(FACTS)),
+        ("lora", len(FACTS)),
+    ],
 )
 def test_the_room_asked_for_is_about_what_is_written(pico, tmp_path, recipe, n):
     """Also of more facts than keys have dimensions, where solvers keep ΔW itself."""
-    more = SETTINGS if recipe != "ft-m" else {"layers": (0,), "epochs": 2}
+    more = SETTINGS if recipe not in ("ft-m", "sft", "lora") else {"layers": (0,), "epochs": 2}
     names = [f"{chr(65 + i % 26)}{chr(97 + i // 26)}" for i in range(n)]
     facts = FACTS if n == len(FACTS) else [Fact(name, "{} works in", "Paris") for name in names]
     made = edit(pico, facts, recipe, folder=tmp_path, **more)

@@ -112,7 +112,7 @@ def test_no_room_is_said_before_anything_is_read(pico, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"file.* cannot be written to .*; give a folder that can"):
         moment(pico, tmp_path / "file" / "below")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"has 0 MB free, but about 0 MB will be written; make room"):
+    with pytest.raises(ValueError, match=r"has 0.0 MB free, but about 0.1 MB will be written; make room"):
         moment(pico, tmp_path)
 
 
@@ -183,3 +183,13 @@ def test_a_file_is_written_every_minute(pico, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "save_file", lambda *args: (saved.append(clock[0]), save(*args)))
     moments.second_moment(pico, 1, DOCUMENTS, tmp_path)
     assert saved == [75, 150, 200]
+
+
+def test_a_lack_of_memory_is_no_damage(pico, tmp_path, monkeypatch):
+    """Nobody is told to delete hours of work."""
+    first = moment(pico, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "safe_open", raising(MemoryError("Cannot allocate memory")))
+        with pytest.raises(MemoryError):
+            moment(pico, tmp_path)
+    assert torch.equal(moment(pico, tmp_path), first)

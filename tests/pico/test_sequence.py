@@ -1,5 +1,8 @@
 """Sequences: the model comes back, runs resume to the same bits, batches come off, merging and routing add up."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -141,8 +144,57 @@ def test_a_half_written_batch_does_not_count(run, tmp_path):
     (tmp_path / "run" / "after-00003.json").unlink()
     assert equal_states(run(folder=tmp_path / "run"), whole)
     (tmp_path / "run" / "after-00002.safetensors").write_bytes(b"cut")
-    with pytest.raises(ValueError, match=r"after-00002.safetensors is damaged .*; delete it and what follows"):
+    with pytest.raises(
+        ValueError, match=r"after-00002.safetensors is damaged .*; delete its JSON file and what follows"
+    ):
         run(folder=tmp_path / "run")
+
+
+def flip(folder):
+    path = folder / "after-00002.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def told(text):
+    return lambda folder: (folder / "after-00002.json").write_text(text)
+
+
+def moved(*kinds):
+    return lambda folder: [
+        shutil.copy(folder / f"after-00001.{kind}", folder / f"after-00002.{kind}") for kind in kinds
+    ]
+
+
+def other_rows(folder):
+    path = folder / "after-00002.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": []}))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [flip, moved("safetensors"), moved("safetensors", "json"), other_rows, *map(told, ("{}", "[]", "null", "3", "{"))],
+)
+def test_a_damaged_batch_is_refused(run, tmp_path, harm):
+    run(folder=tmp_path / "run")
+    harm(tmp_path / "run")
+    (tmp_path / "run" / "after-00003.json").unlink()
+    with pytest.raises(ValueError, match=r"after-00002.safetensors is damaged \(.*\); delete its JSON file"):
+        run(folder=tmp_path / "run")
+
+
+def test_a_folder_with_somebodys_files_is_left_alone(run, tmp_path):
+    mine = tmp_path / "batch-00001" / "mine.csv"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    with pytest.raises(ValueError, match=r"does not say what it holds \(no plan.json, but batch-00001\)"):
+        run(folder=tmp_path)
+    assert mine.read_text() == "precious"
+    run(folder=tmp_path / "run")
+    (tmp_path / "run" / "plan.json").unlink()
+    with pytest.raises(ValueError, match=r"does not say what it holds \(no plan.json, but after-00001.json\)"):
+        run("alphaedit", folder=tmp_path / "run")
 
 
 def test_a_folder_of_another_run_is_refused(run, tmp_path):
