@@ -104,6 +104,8 @@ class Log:
     is taken off; any other raises a ValueError, and so does a file that another run is writing. Close it when done.
     """
 
+    elsewhere = "another folder"  # what whoever finds another run here may give
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = path.open("a+b", buffering=0)
@@ -120,7 +122,7 @@ class Log:
             if fcntl is not None:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another run is writing {self.path}; wait for it, or give another folder") from error
+            raise ValueError(f"another run is writing {self.path}; wait for it, or give {self.elsewhere}") from error
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records; what a kill left of another is cut off the file."""
@@ -136,9 +138,13 @@ class Log:
         self.file.truncate(sum(len(line) + 1 for line in lines))
         return [record for record in records if record is not None]
 
+    def line(self, record: dict[str, Any]) -> bytes:
+        """A record as it stands in the file."""
+        return sealed(record)
+
     def append(self, record: dict[str, Any]) -> None:
         """One more line; if it cannot be written whole, the file stays as it was and an OSError says so."""
-        end, line = self.file.seek(0, os.SEEK_END), memoryview(sealed(record))
+        end, line = self.file.seek(0, os.SEEK_END), memoryview(self.line(record))
         try:
             while line:
                 line = line[self.file.write(line) :]

@@ -1,13 +1,16 @@
 """Grids of edits: one measured point, and a sweep over many that survives being killed and runs in parallel."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from itertools import product
+from numbers import Integral
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from joblib import delayed
 from tqdm.auto import tqdm
@@ -21,12 +24,14 @@ from kedit_lab.measure.geometry import misalignment
 from kedit_lab.measure.metrics import evaluate
 from kedit_lab.model.lab import Lab
 from kedit_lab.model.process import Source, results, share, worker
+from kedit_lab.paths import Log
 from kedit_lab.study.collision import draw
 from kedit_lab.study.sequence import Run, lab_reference, sequence
 from kedit_lab.types import Fact
 
 MODES = ("batch", "sequential")
 KINDS = ("rewrite", "paraphrase", "neighborhood")
+HEAD = ("axes", "base", "measure", "fixed")  # what the first line of a sweep's file must say; others are optional
 NAN = float("nan")
 
 
@@ -73,15 +78,16 @@ def misaligned(lab: Lab, facts: Sequence[Fact], made: Edit) -> float:
     return float(misalignment(made.at(layer).left.T.float().to(k), k).sum())
 
 
-def sweep(lab: Lab, grid: Mapping[str, Sequence[Any]], path: str | Path | None = None, jobs: int = 1,
+def sweep(lab: Lab, grid: Mapping[str, Iterable[Any]], path: str | Path | None = None, jobs: int = 1,
           backend: str = "loky", measure: Callable[..., dict[str, Any]] = point, progress: bool = False,
           **fixed: Any) -> pd.DataFrame:  # fmt: skip
     """Every point of a grid, measured: one row each, the axes first, in the grid's order.
 
     ``measure(lab, **axes, **fixed)`` returns a row's numbers. Rows are appended to ``path`` (JSON lines behind one line
     that says what ran) as they come, so a killed sweep goes on where it was. With ``jobs`` above one, processes of
-    joblib's ``backend`` load the model anew by its name and share the cores. Raises ValueError for an empty axis, a
-    file of another sweep, or a model that other processes cannot load.
+    joblib's ``backend`` load the model anew by its name and share the cores. Raises ValueError for an axis that is
+    empty or no list, a file that is damaged, not of this sweep or being written by another run, and a model that other
+    processes cannot load.
 
     On a cluster the backend is "dask" or "ray", ``jobs`` the number of its workers; the model's folder (or the hub's
     cache) must be there under the same name for all of them, ``path`` for this process alone. Threads of one worker
@@ -95,20 +101,38 @@ def sweep(lab: Lab, grid: Mapping[str, Sequence[Any]], path: str | Path | None =
         register_ray()
         kl.sweep(lab, {"size": [10, 100]}, "out/sweep.jsonl", jobs=8, backend="ray")
     """
-    empty = [axis for axis, values in grid.items() if not list(values)]
-    if not grid or empty:
-        raise ValueError(f"the grid {dict(grid)} has no points; give every axis at least one value")
-    points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    told = {"axes": list(grid), "base": lab.fingerprint(), "chat": lab.chat is not None, "fixed": fixed,
+    if not isinstance(jobs, Integral) or jobs < 1:
+        raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
+    points = points_of(grid)
+    told = {"axes": list(points[0]), "base": lab.fingerprint(), "chat": lab.chat is not None, "fixed": fixed,
             "measure": getattr(measure, "__qualname__", type(measure).__qualname__),
             "versions": {name: version(name) for name in ("kedit-lab", "torch", "transformers")}}  # fmt: skip
-    rows = restore(Path(path), told) if path else {}
-    todo = [at for at in points if name_of(at) not in rows]
-    for at, found in tqdm(measured(lab, todo, fixed, measure, jobs, backend), total=len(todo), disable=not progress):
-        rows[name_of(at)] = at | found
-        if path:
-            append(Path(path), at | found)
+    with closing(Rows(Path(path), told)) if path else nullcontext() as file:
+        rows = {name_of({axis: row[axis] for axis in told["axes"]}): row for row in file.records} if file else {}
+        todo = list({name_of(at): at for at in points if name_of(at) not in rows}.values())
+        found = measured(lab, todo, fixed, measure, jobs, backend)
+        for at, numbers in tqdm(found, total=len(todo), disable=not progress):
+            rows[name_of(at)] = at | numbers
+            if file:
+                file.append(at | numbers)
     return pd.DataFrame([rows[name_of(at)] for at in points])
+
+
+def points_of(grid: Any) -> list[dict[str, Any]]:
+    """Every point of a grid, in its order. Raises ValueError where there is none, or for an axis that is no list."""
+    if not isinstance(grid, Mapping):
+        raise ValueError(f"the grid is {short(grid)}; give a dict of axes, each with its values")
+    axes = {axis: values_of(axis, values) for axis, values in grid.items()}
+    if not axes or not all(axes.values()):
+        raise ValueError(f"the grid {axes} has no points; give every axis at least one value")
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def values_of(axis: str, values: Any) -> list[Any]:
+    """An axis's values, numpy's numbers as Python's. Raises ValueError for one value, or a text, in their place."""
+    if isinstance(values, str | bytes) or not np.iterable(values):
+        raise ValueError(f"axis {axis!r} is {short(values)}; give a list of its values: [{short(values)}]")
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
 def measured(lab: Lab, points: Sequence[dict[str, Any]], fixed: dict[str, Any], measure: Callable[..., dict[str, Any]],
@@ -130,40 +154,75 @@ def remote(source: Source, threads: int, measure: Callable[..., dict[str, Any]],
 
 
 def name_of(at: Mapping[str, Any]) -> str:
-    """A point's axes as one text, equal for equal points (tuples and lists, ints and floats alike)."""
-    return json.dumps(at, sort_keys=True, default=list)
+    """A point's axes as one text, equal for equal points (tuples and lists, 1 and 1.0 alike)."""
+    return json.dumps(json.loads(json.dumps(at, default=plain), parse_float=number), sort_keys=True)
 
 
-def restore(path: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows of an earlier run of this sweep; a line that was cut by a kill is dropped. Begins the file otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().split("\n") if path.exists() else []
-    if len(lines) < 2:
-        path.write_text(json.dumps(told) + "\n")
-        return {}
-    head, *rows = [record(path, number, line) for number, line in enumerate(lines[:-1], 1)]
-    head = {"chat": False} | head
-    names = ("axes", "base", "chat", "measure", "fixed")
-    changed = [key for key in names if head.get(key) != json.loads(json.dumps(told[key]))]
-    if changed:
-        raise ValueError(f"{path} holds another sweep ({', '.join(changed)} differ); give another path, or delete it")
-    path.write_text("\n".join(lines[:-1]) + "\n")
-    return {name_of({axis: row[axis] for axis in head["axes"]}): row for row in rows}
+def number(text: str) -> int | float:
+    """A JSON number, an int if it is whole."""
+    return int(float(text)) if float(text).is_integer() else float(text)
 
 
-def record(path: Path, number: int, line: str) -> dict[str, Any]:
-    """What a line of a sweep's file holds. Raises ValueError where it is no JSON."""
+def plain(value: Any) -> Any:
+    """What JSON has for a value that it does not know: numpy's as Python's, other iterables as lists."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if not np.iterable(value):
+        raise ValueError(f"{short(value)} is no JSON; give numbers, texts, and lists of them")
+    return list(value)
+
+
+class Rows(Log):
+    """The file of a sweep: a line that says what ran (``told``), then a line per point. ``records`` are the rows.
+
+    It is begun if it is missing, empty, or was cut in the first line. Raises ValueError for a file that is damaged or
+    not of this sweep, and leaves it as it is.
+    """
+
+    elsewhere = "another path"
+
+    def __init__(self, path: Path, told: dict[str, Any]) -> None:
+        self.told = told
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path)
+
+    def line(self, record: dict[str, Any]) -> bytes:
+        """A record as JSON."""
+        return json.dumps(record, default=plain).encode() + b"\n"
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows of an earlier run of this sweep; what a kill left of the last line is cut off."""
+        self.file.seek(0)
+        first, *rest = self.file.readall().split(b"\n")
+        if rest or not self.line(self.told).startswith(first):
+            self.check(parsed(self.path, 1, first, HEAD))
+        if not rest:
+            self.file.truncate(0)
+            self.append(self.told)
+            return []
+        *rest, cut = rest
+        rows = [parsed(self.path, number, line, self.told["axes"]) for number, line in enumerate(rest, 2)]
+        if cut:
+            self.file.truncate(self.file.tell() - len(cut))
+        return rows
+
+    def check(self, head: dict[str, Any]) -> None:
+        """Raise ValueError where another sweep began the file."""
+        head, told = {"chat": False} | head, json.loads(self.line(self.told))
+        changed = [key for key in ("axes", "base", "chat", "measure", "fixed") if head[key] != told[key]]
+        if changed:
+            differ = ", ".join(changed)
+            raise ValueError(f"{self.path} holds another sweep ({differ} differ); give another path, or delete it")
+
+
+def parsed(path: Path, number: int, line: bytes, names: Sequence[str]) -> dict[str, Any]:
+    """What a line of a sweep's file says. Raises ValueError where it is no JSON object, or lacks one of ``names``."""
+    do = "remove the line, or give another path" if number > 1 else "give another path; no sweep's file begins so"
     try:
-        return json.loads(line)
+        found = json.loads(line)
     except ValueError as error:
-        raise ValueError(
-            f"line {number} of {path} is damaged ({error}); remove the line, or give another path"
-        ) from error
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """One more line, on the disk before this returns."""
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        raise ValueError(f"line {number} of {path} is damaged ({error}); {do}") from error
+    lacks = [name for name in names if name not in found] if isinstance(found, dict) else names
+    if lacks:
+        raise ValueError(f"line {number} of {path} lacks {', '.join(lacks)}; {do}")
+    return found
