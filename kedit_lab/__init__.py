@@ -2,13 +2,13 @@
 
 from kedit_lab import facts, show
 from kedit_lab.edit.edit import Edit
-from kedit_lab.edit.groups import groups
+from kedit_lab.edit.groups import collisions, groups
 from kedit_lab.edit.merging import combine, interference, merge
 from kedit_lab.edit.post import prune, rect
 from kedit_lab.edit.recipe import Recipe, Tuning
 from kedit_lab.edit.recipes import recipes
 from kedit_lab.edit.router import Router
-from kedit_lab.edit.run import collisions, edit, remember
+from kedit_lab.edit.run import edit, remember
 from kedit_lab.extract.betas import betas
 from kedit_lab.extract.documents import documents
 from kedit_lab.extract.keys import keys, values

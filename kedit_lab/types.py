@@ -2,8 +2,10 @@
 and what sequential editing remembers (Memory)."""
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from reprlib import repr as short
 from typing import Any
 
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SLOT = "{}"
+LARGE = sys.float_info.max  # of finite numbers
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Probe:
     answer: str
     kind: str = ""
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "answer", "kind"):
+            one_text(name, getattr(self, name))
+        object.__setattr__(self, "aliases", several("aliases", self.aliases, str))
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Fact:
                 raise ValueError(f"{name} is {seen!r}; a fact needs a non-empty text there")
         if not isinstance(self.target_true, str | None):
             raise ValueError(f"target_true is {self.target_true!r}; give a text, or None where nothing is known")
+        for name in ("relation", "id"):
+            one_text(name, getattr(self, name))
         texts, probes = ("paraphrases", "generation", "aliases"), ("neighborhood", "portability", "locality")
         for name in (*texts, *probes):
             object.__setattr__(self, name, several(name, getattr(self, name), str if name in texts else Probe))
@@ -88,6 +98,18 @@ class Fact:
     def with_target(self, target_new: str) -> "Fact":
         """The same question with another answer."""
         return replace(self, target_new=target_new)
+
+
+def one_text(name: str, seen: Any) -> str:
+    """What was seen; a ValueError unless it is a text."""
+    if not isinstance(seen, str):
+        raise ValueError(f"{name} is {short(seen)}; give a text")
+    return seen
+
+
+def within(seen: Any, least: float | int = -LARGE, most: float | int = LARGE) -> bool:
+    """Whether something is a number (no truth value) from ``least`` to ``most``; without them, a finite one."""
+    return isinstance(seen, Real) and not isinstance(seen, bool) and bool(least <= seen <= most)
 
 
 def several(name: str, given: Iterable[Any], kind: type) -> tuple[Any, ...]:

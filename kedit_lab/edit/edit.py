@@ -19,7 +19,7 @@ from torch import Tensor
 from kedit_lab.edit import export
 from kedit_lab.edit.recipe import AnyRecipe
 from kedit_lab.edit.recipes import restore
-from kedit_lab.edit.weights import Change, put_back, put_tensors, summed, write
+from kedit_lab.edit.weights import Change, finite, put_back, put_tensors, summed, write
 from kedit_lab.model.lab import Lab, checksum
 from kedit_lab.types import Delta, Dense, Fact, Probe
 
@@ -103,7 +103,7 @@ class Edit:
         """Write the edit into the model's weights; the originals are kept for ``undo``.
 
         Warns where a weight is not as it was when the edit was computed (another edit is applied, or one that was
-        applied then is not): the change is added to what is there.
+        applied then is not): the change is added to what is there. Raises ValueError where the sum is too large.
         """
         return self.put(stacklevel=3)
 
@@ -121,6 +121,7 @@ class Edit:
             )
         originals = write(self.lab.arch, self.deltas)
         try:
+            finite(self.lab.arch, originals)
             self.written = checksums(self.lab, originals)
         except BaseException:
             put_back(self.lab.arch, originals)

@@ -14,7 +14,7 @@ from torch import Tensor
 from kedit_lab.edit.recipes import find
 from kedit_lab.extract.keys import keys
 from kedit_lab.model.lab import Lab
-from kedit_lab.types import Fact, several
+from kedit_lab.types import Fact, several, within
 
 SHARED = 0.99  # cosine above which two keys count as one
 BLOCK = 128  # keys, or rows of their similarity matrix, that are looked at together
@@ -70,8 +70,10 @@ def connected(rows: Float[Tensor, "facts d_k"], similarity: float) -> list[int]:
 def near(rows: Float[Tensor, "facts d_k"], threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """(a, b, cosine) of the pairs a < b of keys whose cosine exceeds ``threshold``, a block of keys at a time.
 
-    Raises ValueError for keys that hold NaN or infinite values.
+    Raises ValueError for keys that hold NaN or infinite values, and for a threshold that is no cosine.
     """
+    if not within(threshold, -1, 1):
+        raise ValueError(f"threshold is {threshold!r}; it is a cosine from -1 to 1")
     if not rows.isfinite().all():
         raise ValueError("keys hold NaN or infinite values; load an undamaged checkpoint")
     unit = torch.nn.functional.normalize(rows.double(), dim=1)
@@ -87,11 +89,12 @@ def near(rows: Float[Tensor, "facts d_k"], threshold: float) -> tuple[Tensor, Te
 def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float = 0.9,
            layer: int | None = None, token: str = "subject_last") -> pd.DataFrame:  # fmt: skip
     """Which facts fall together: one row per fact with its ``group``, the group's ``size`` and ``closest``, the cosine
-    of its key with the nearest other member's (NaN alone). ``layer`` is memit's last one unless given.
+    of its key with the nearest other member's (NaN alone). ``layer`` is memit's last one unless given. Raises
+    ValueError for an unknown rule, layer or token rule, a similarity outside 0 to 1, and where there are no facts.
     """
     if rule not in ("each", "subject", "key"):
         raise ValueError(f"rule is {rule!r}; choose one of each, subject, key")
-    if not isinstance(similarity, int | float) or not 0 <= similarity <= 1:
+    if not within(similarity, 0, 1):
         raise ValueError(f"similarity is {similarity!r}; it is a cosine from 0 to 1")
     facts = several("facts", facts, Fact)
     layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
@@ -103,6 +106,18 @@ def groups(lab: Lab, facts: Sequence[Fact], rule: str = "key", similarity: float
             rows.append((i, number, len(members), facts[i].subject, facts[i].text, facts[i].target_new, nearest))
     columns = ["fact", "group", "size", "subject", "prompt", "target_new", "closest"]
     return pd.DataFrame(rows, columns=columns).set_index("fact").sort_index()
+
+
+def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, threshold: float = SHARED) -> pd.DataFrame:
+    """Pairs of facts whose keys' cosine exceeds ``threshold``, before anything is solved: ``a``, ``b``, ``cosine``.
+
+    ``layer`` is memit's last one unless given. Raises ValueError for an unknown layer, a threshold that is no cosine,
+    and where there are no facts.
+    """
+    layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
+    a, b, cosine = near(keys(lab, facts, layer), threshold)
+    texts = [fact.text for fact in facts]
+    return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine.tolist()})
 
 
 def cosines(rows: Float[Tensor, "facts d_k"]) -> Float[Tensor, "facts facts"]:

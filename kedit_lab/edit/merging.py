@@ -5,6 +5,7 @@ Pruning and the merges TIES and DARE are peft's. Everything here works on weight
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 
 import pandas as pd
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.model.process import own_chance
-from kedit_lab.types import Dense, Fact
+from kedit_lab.types import Dense, Fact, several, within
 
 METHODS = ("linear", "task-arithmetic", "ties", "dare", "slerp")
 Flat = Float[Tensor, "..."]
@@ -27,7 +28,7 @@ def merge(edit: Edit, scale: float | int = 1.0, density: float | int = 1.0, join
     both are free here. Raises ValueError outside 0 to 1 (density) or for a scale that is not finite.
     """
     check(density)
-    if not abs(scale) < float("inf"):
+    if not within(scale):
         raise ValueError(f"scale is {scale!r}; it must be a finite number")
     name = f"merge({edit.recipe.name}, {scale:g}, {density:g})"
     if density == 1:
@@ -46,11 +47,15 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
             density: float | int = 1.0, seed: int = 0) -> Edit:  # fmt: skip
     """Several edits of one base as one: ΔW from their ΔWs, weight by weight.
 
-    "linear" is their weighted mean, "task-arithmetic" their weighted sum, "ties" elects a sign per entry and averages
-    what agrees, "dare" drops entries at random and rescales, "slerp" walks the arc between two (weights (1-t, t)).
-    ``density`` is the share of entries kept by the last two and by task arithmetic (largest ones, "dare": random ones).
+    "linear" is their weighted mean, "task-arithmetic" their weighted sum (Ilharco et al. 2023), "ties" elects a sign
+    per entry and averages what agrees (Yadav et al. 2023), "dare" drops entries at random and rescales (Yu et al.
+    2024), "slerp" walks the arc between two (Shoemake 1985; weights (1-t, t)). ``density`` is the share of entries that
+    task arithmetic, "ties" (largest ones) and "dare" (random ones) keep.
+    Raises ValueError for an unknown method, under two edits (slerp: other than two), edits of different bases, weights
+    that are not finite, of another number, or, where they are divided by their sum ("linear", "slerp"), sum to 0.
     """
     check(density)
+    edits = several("edits", edits, Edit)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
     if len(edits) < 2:
@@ -60,6 +65,7 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
     shares = [1.0] * len(edits) if weights is None else [float(weight) for weight in weights]
     if len(shares) != len(edits):
         raise ValueError(f"{len(shares)} weights for {len(edits)} edits; give one each")
+    check_weights(shares, method)
     if method == "slerp" and len(edits) != 2:
         raise ValueError(f"slerp walks between two edits, {len(edits)} given")
     names = list(dict.fromkeys(name for edit in edits for name in edit.deltas))
@@ -76,6 +82,15 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
     facts: tuple[Fact, ...] = tuple(fact for edit in edits for fact in edit.facts)
     title = f"{method}({', '.join(edit.recipe.name for edit in edits)})"
     return replace(edits[0].with_deltas(deltas, title), facts=facts, curves=[c for e in edits for c in e.curves])
+
+
+def check_weights(shares: Sequence[float], method: str) -> None:
+    """Raise a ValueError for weights with which a method gives NaN or infinite changes."""
+    if not all(map(isfinite, shares)):
+        raise ValueError(f"weights are {shares}; give finite numbers")
+    total = sum(shares)
+    if method in ("linear", "slerp") and not abs(total) > 1e-12 * sum(map(abs, shares)):
+        raise ValueError(f"weights sum to {total:g}; {method!r} divides by their sum: give others")
 
 
 def merged(changes: list[Tensor], weights: Tensor, method: str, density: float | int) -> Tensor:
@@ -111,7 +126,7 @@ def top(change: Flat, density: float | int) -> Flat:
 
 
 def check(density: float | int) -> None:
-    if not 0 <= density <= 1:
+    if not within(density, 0, 1):
         raise ValueError(f"density is {density!r}; it is a share between 0 and 1")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.weights import Change
-from kedit_lab.types import Delta, Dense
+from kedit_lab.types import Delta, Dense, within
 
 
 def largest(scores: Float[Tensor, "..."], share: float) -> Tensor:
@@ -48,8 +48,9 @@ def prune_delta(delta: Change, weight: Float[Tensor, "d_out d_k"], log_base: flo
 
 
 def rect(edit: Edit, keep: float = 0.4) -> Edit:
-    """An edit with only the entries that change their weight most, relatively (see ``rect_delta``)."""
-    if not 0 <= keep <= 1:
+    """An edit with only the entries that change their weight most, relatively (RECT, Gu et al. 2024; see
+    ``rect_delta``). Raises ValueError for a ``keep`` outside 0 to 1."""
+    if not within(keep, 0, 1):
         raise ValueError(f"keep is {keep!r}; it is a share between 0 and 1")
     weights = {name: originals(edit, name) for name in edit.deltas}
     return edit.with_deltas(
@@ -59,8 +60,9 @@ def rect(edit: Edit, keep: float = 0.4) -> Edit:
 
 
 def prune(edit: Edit, log_base: float = 2.718281828459045) -> Edit:
-    """An edit whose singular values stay close to those of the weights it changes (see ``prune_delta``)."""
-    if not log_base > 1:
+    """An edit whose singular values stay close to those of the weights it changes (PRUNE, Ma et al. 2025, Eq. 9; see
+    ``prune_delta``). Raises ValueError unless ``log_base`` is finite and exceeds 1."""
+    if not within(log_base, 1) or log_base == 1:
         raise ValueError(f"log_base is {log_base!r}; the base of the logarithm must exceed 1")
     weights = {name: originals(edit, name) for name in edit.deltas}
     return edit.with_deltas(

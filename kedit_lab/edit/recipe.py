@@ -6,7 +6,6 @@ that depend on the model in ``published.py``.
 """
 
 from dataclasses import dataclass, fields, replace
-from math import inf
 from typing import Any, TypeVar
 
 from kedit_lab.edit.published import fallback, published
@@ -36,10 +35,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LEAST = {
     **dict.fromkeys(("lr", "clamp", "decay", "kl", "stop", "prefixes", "mu", "gamma", "threshold", "align_kl"), 0),
     **dict.fromkeys(("align_mse", "block", "keep", "epsilon", "rank", "alpha", "dropout", "settled", "span"), 0),
+    **{"similarity": 0, "temperature": 1e-6, "log_base": 1},
     **dict.fromkeys(("steps", "reuse", "prefix_length", "top", "epochs", "repeats", "batch"), 1),
 }
+MOST = {"similarity": 1, "keep": 1}
+LARGEST = 10**18  # of the others: torch takes it, as a whole number and in float32
 R = TypeVar("R", bound="Base")
-WHOLE = ("steps", "reuse", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank", "span")
+WHOLE = ("steps", "reuse", "prefixes", "prefix_length", "top", "block", "epochs", "repeats", "batch", "rank", "span",
+         "seed")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,10 @@ class Base:
 
 
 def check_number(name: str, seen: Any, least: float | int) -> None:
-    """Raise a ValueError unless a field holds a finite number of at least ``least``."""
-    if not isinstance(seen, int | float) or isinstance(seen, bool) or not least <= seen < inf:
-        raise ValueError(f"{name} is {seen!r}; it must be a finite number of at least {least}")
+    """Raise a ValueError unless a field holds a finite number of at least ``least`` and at most what ``MOST`` says."""
+    most = MOST.get(name, LARGEST)
+    if not isinstance(seen, int | float) or isinstance(seen, bool) or not least <= seen <= most:
+        raise ValueError(f"{name} is {seen!r}; it must be a finite number of at least {least} and at most {most:g}")
 
 
 @dataclass(frozen=True)
@@ -171,10 +175,7 @@ class Recipe(Base):
             raise ValueError(
                 f"lam has {len(self.lam)} values for {len(self.layers)} layers; give one, or one per layer"
             )
-        for name, low, high in (("similarity", 0, 1), ("keep", 0, 1), ("temperature", 1e-6, inf)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must lie between {low} and {high}")
-        if not self.log_base > 1:
+        if self.log_base == 1:
             raise ValueError(f"log_base is {self.log_base!r}; the base of PRUNE's logarithm must exceed 1")
 
     @property

@@ -10,13 +10,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from kedit_lab.edit import finetune, journal, mend, neurons, targets
 from kedit_lab.edit.edit import Edit, checksums
-from kedit_lab.edit.groups import SHARED, clusters, group, near
+from kedit_lab.edit.groups import SHARED, clusters, group
 from kedit_lab.edit.post import prune_delta, rect_delta
 from kedit_lab.edit.recipe import AnyRecipe, Hyper, Neurons, Recipe, Tuning
 from kedit_lab.edit.recipes import find
@@ -48,13 +47,13 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     it raises ends the edit. With a ``folder``, target values are on the disk as soon as they are found, and a run that
     was cut, by kill -9 too, goes on behind them to the same bits; then the edit itself (of other recipes: that alone),
     which the next call returns at once. Raises ValueError for an unknown recipe, field or layer, an empty or
-    conflicting batch, NaN weights, when the update comes out as zero, and, before anything is computed, for a folder of
-    another edit, one that cannot be written to or one without room.
+    conflicting batch, a watch that is no function, NaN weights, when the update comes out as zero, and, before anything
+    is computed, for a folder of another edit, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = several("facts", facts, Fact)
     moment_texts = None if moment_texts is None else checked(moment_texts)
-    check(lab, facts, recipe)
+    check(lab, facts, recipe, watch)
     if folder is None:
         return compute(lab, facts, recipe, moment_texts, cache, memory, basis, watch)
     folder = Path(folder)
@@ -262,18 +261,12 @@ def describe(sizes: Sequence[int], facts: int, recipe: Recipe) -> str:
     return f"{sharing} of {facts} facts share a key (cosine > {SHARED}): with {recipe.name} {fate}"
 
 
-def collisions(lab: Lab, facts: Sequence[Fact], layer: int | None = None, threshold: float = SHARED) -> pd.DataFrame:
-    """Pairs of facts whose keys' cosine exceeds ``threshold``, before anything is solved: ``a``, ``b``, ``cosine``."""
-    layer = find("memit").on(lab.arch).layers[-1] if layer is None else lab.arch.layer(layer)
-    a, b, cosine = near(keys(lab, facts, layer), threshold)
-    texts = [fact.text for fact in facts]
-    return pd.DataFrame({"a": [texts[i] for i in a], "b": [texts[i] for i in b], "cosine": cosine.tolist()})
-
-
-def check(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe) -> None:
-    """Raise a ValueError for a batch that cannot be edited as it stands."""
+def check(lab: Lab, facts: Sequence[Fact], recipe: AnyRecipe, watch: Any = None) -> None:
+    """Raise a ValueError for a batch that cannot be edited as it stands, and for a watch that cannot be called."""
     if not facts:
         raise ValueError("facts is empty; give at least one fact to edit")
+    if watch is not None and not callable(watch):
+        raise ValueError(f"watch is {watch!r}; give a function of step and residuals, or None")
     asked: dict[tuple[str, str], Fact] = {}
     for fact in facts:
         for question in ((fact.subject, fact.relation or fact.prompt), ("", fact.text)):

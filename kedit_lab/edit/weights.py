@@ -38,6 +38,14 @@ def write(arch: Arch, deltas: dict[str, Change]) -> dict[str, Tensor]:
     return originals
 
 
+def finite(arch: Arch, names: Iterable[str]) -> None:
+    """Raise a ValueError where one of the named weights holds NaN or infinite values."""
+    for name in names:
+        ends = arch.weight(name).module.weight.aminmax()  # NaN where there is one; far quicker than isfinite of all
+        if not torch.stack(ends).isfinite().all():
+            raise ValueError(f"{name} would hold NaN or infinite values with this edit; scale it down")
+
+
 def summed(total: dict[str, Change], more: dict[str, Change]) -> dict[str, Change]:
     """Changes of two steps as one."""
     return total | {name: total[name] + delta if name in total else delta for name, delta in more.items()}

@@ -1,6 +1,6 @@
 """Keys and values of facts: what enters and what leaves an MLP's output projection at the subject's last token."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -126,7 +126,7 @@ def keys(
     ``prefixes=None`` reads the bare prompt. ``token`` is "subject_last" (every paper's choice) or "last" (the prompt's
     last token). Several layers at once give a dict by layer. Raises ValueError for an unknown layer or token rule.
     """
-    averaged = read(lab, facts, "key", [layer] if isinstance(layer, int) else layer, prefixes, token, grouped_mean)
+    averaged = read(lab, facts, "key", layer if isinstance(layer, Iterable) else [layer], prefixes, token, grouped_mean)
     return averaged[lab.arch.layer(layer)] if isinstance(layer, int) else averaged
 
 

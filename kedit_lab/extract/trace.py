@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from reprlib import repr as short
+from typing import Any
 
 import pandas as pd
 import torch
@@ -28,8 +30,11 @@ def trace(lab: Lab, fact: Fact, samples: int = 8, noise: float = NOISE, seed: in
 
     One row per layer and prompt token: ``layer``, ``position``, ``token``, ``is_subject``, ``restored`` (probability of
     the answer's first token with that block output restored, mean over ``samples`` noises), and the constants ``clean``
-    and ``corrupted``. The answer is ``target_true``, or ``target_new`` where there is none.
+    and ``corrupted``. The answer is ``target_true``, or ``target_new`` where there is none. Raises ValueError for
+    what is no Fact.
     """
+    if not isinstance(fact, Fact):
+        raise ValueError(f"fact is {short(fact)}; give one Fact")
     ids, offsets = lab.encode(fact.text)
     start = fact.prompt.index(SLOT)
     inside = [i for i, (a, b) in enumerate(offsets) if a < start + len(fact.subject) and b > start]
@@ -76,6 +81,17 @@ def trace(lab: Lab, fact: Fact, samples: int = 8, noise: float = NOISE, seed: in
     return pd.DataFrame(rows, columns=columns)
 
 
+def paired(pairs: Iterable[Any]) -> list[Any]:
+    """Pairs of facts as a list; a ValueError for anything else, or for none."""
+    found = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+    if not found:
+        raise ValueError("pairs is empty; give at least one pair of facts")
+    for i, pair in enumerate(found):
+        if not isinstance(pair, tuple | list) or [type(fact) for fact in pair] != [Fact, Fact]:
+            raise ValueError(f"pairs[{i}] is {short(pair)}; give pairs of facts, such as kl.facts.twins(2)")
+    return found
+
+
 @torch.no_grad()
 def interchange(
     lab: Lab, pairs: Iterable[tuple[Fact, Fact]], layers: Sequence[int] | None = None, token: str = "subject_last"
@@ -86,9 +102,7 @@ def interchange(
     answer), ``kept`` (it still is the first's). Where storage is like a large model's, early layers flip and late ones
     do not. Pairs must have answers with different first tokens; others raise a ValueError.
     """
-    pairs = list(pairs)
-    if not pairs:
-        raise ValueError("pairs is empty; give at least one pair of facts")
+    pairs = paired(pairs)
     layers = list(range(lab.arch.layers)) if layers is None else [lab.arch.layer(layer) for layer in layers]
     read, give = ([lab.row(pair[side], rule=token) for pair in pairs] for side in (0, 1))
     wanted = torch.tensor([[lab.target(answer_of(fact))[0] for fact in pair] for pair in pairs])

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterable, Sequence
 from functools import cache
+from numbers import Integral
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +15,13 @@ from kedit_lab.types import Fact, Probe
 PARAPHRASES = 3
 NEIGHBORS = 10
 LITERALS = ("year", "number")
+
+
+def whole(**counts: Any) -> None:
+    """Raise a ValueError for a count that is no whole number."""
+    for name, seen in counts.items():
+        if not isinstance(seen, Integral):
+            raise ValueError(f"{name} is {seen!r}; give a whole number")
 
 
 @cache
@@ -87,6 +96,7 @@ def distinct_objects(
 
 def pair_of_sets(count: int, seed: int, world: World) -> tuple[list[Fact], list[Fact]]:
     """The same relations and targets asked of one subject, and of as many subjects as there are facts."""
+    whole(n=count)
     rng = random.Random(f"subjects {seed}")
     persons = world.of_class("Person")
     one = "John Smith" if seed == 0 else rng.choice(persons)
@@ -102,13 +112,14 @@ def same_subject(n: int, seed: int = 0, world: World | None = None) -> list[Fact
     """``n`` (1 to 100) facts about one person: "John Smith's {relation} is {object}" (MEMIT-Merge, appendix A).
 
     Seed 0 is John Smith; another seed gives another person, other relations and targets. Where the world knows nothing
-    of the pair, ``target_true`` is None.
+    of the pair, ``target_true`` is None. Raises ValueError for another ``n``.
     """
     return pair_of_sets(n, seed, world or lab_world())[0]
 
 
 def distinct_subject(n: int, seed: int = 0, world: World | None = None) -> list[Fact]:
-    """The same relations and target objects as ``same_subject(n, seed)``, each asked of another person."""
+    """The same relations and target objects as ``same_subject(n, seed)``, each asked of another person; raises
+    ValueError alike."""
     return pair_of_sets(n, seed, world or lab_world())[1]
 
 
@@ -133,7 +144,9 @@ def by_density(
     """``n`` edits of facts that the model knows, ``per_subject`` of them for each subject (S2RKE's subject density).
 
     Each has ``target_true`` and a different ``target_new``. The last subject has fewer when n is no multiple.
+    Raises ValueError for counts under 1, an unknown class, and where it has too few subjects with so many facts.
     """
+    whole(n=n, per_subject=per_subject)
     world = world or lab_world()
     if n < 1 or per_subject < 1:
         raise ValueError(f"n is {n} and per_subject is {per_subject}; both must be at least 1")
@@ -148,6 +161,7 @@ def by_density(
 
 def at_random(n: int, seed: int = 0, cls: str = "Person", world: World | None = None) -> list[Fact]:
     """``n`` edits drawn from all facts that the model knows of a class: a subject comes back as chance has it."""
+    whole(n=n)
     world = world or lab_world()
     rng = random.Random(f"random {seed}")
     known = [(subject, relation) for subject in subjects_of(world, cls) for relation in world.facts_of[subject]]
@@ -158,6 +172,7 @@ def at_random(n: int, seed: int = 0, cls: str = "Person", world: World | None = 
 
 def related(subjects: int = 1, cls: str = "Person", seed: int = 0, world: World | None = None) -> list[Fact]:
     """S2RKE's star form: for each of some subjects of a class, an edit of every fact that is known of it."""
+    whole(subjects=subjects)
     world = world or lab_world()
     rng = random.Random(f"star {seed}")
     names = subjects_of(world, cls)
@@ -173,6 +188,7 @@ def pair(
 
     All but the last are the same with either setting.
     """
+    whole(n=n)
     if n < 2:
         raise ValueError(f"n is {n}; a first and a last edit make at least 2")
     world = world or lab_world()
@@ -207,6 +223,7 @@ def twins(n: int, seed: int = 0, cls: str = "Person", world: World | None = None
 
     Each fact's ``target_new`` is the other's ``target_true``.
     """
+    whole(n=n)
     world = world or lab_world()
     rng = random.Random(f"twins {seed}")
     names = set(subjects_of(world, cls))

@@ -19,6 +19,7 @@ entry ``chat``, and there is neither where prompts are completed as plain text.
 from collections import Counter
 from collections.abc import Sequence
 from math import log2
+from reprlib import repr as short
 from typing import Any
 
 import pandas as pd
@@ -72,7 +73,11 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
     (an earlier report on the same facts) the columns ``exact_before``, ``wins_before`` ... stand beside.
 
     With ``aliases`` a row is exact if any known spelling of its answer is (EAMET's rule for portability and locality).
+    Raises ValueError without facts or prompts of the kinds, for unknown kinds, and for a baseline that is no report, is
+    of other prompts, or was not asked alike.
     """
+    if not (baseline is None or (isinstance(baseline, pd.DataFrame) and "prompt" in baseline)):
+        raise ValueError(f"baseline is {short(baseline)}; give what evaluate returned before the edit")
     kinds, facts = known_kinds(kinds), several("facts", facts, Fact)
     if not facts:
         raise ValueError("facts is empty; there is nothing to evaluate")

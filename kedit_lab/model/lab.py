@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from numbers import Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ from kedit_lab.model.tokens import (
     Encoded,
     Row,
     answer_rows,
+    asked_ids,
     encode,
     essence_rows,
     fact_prompts,
     fact_row,
     fact_rows,
+    must_be_fast,
     pad,
     target_ids,
 )
 from kedit_lab.paths import data_dir
-from kedit_lab.types import Fact, several
+from kedit_lab.types import Fact, several, within
 
 SEEDS = ("The", "Therefore", "Because", "I", "You")
 STRIDE, PIECE = 1 << 20, 1 << 16  # entries whose products a checksum sums as they wrap, and takes at a time
@@ -61,7 +63,7 @@ class Lab:
     work: float | int | None = None
 
     def __post_init__(self) -> None:
-        if self.work is not None and not (isinstance(self.work, Real) and 1 <= self.work < float("inf")):
+        if self.work is not None and not within(self.work, 1):
             raise ValueError(f"work is {self.work!r}; give the bytes that a pass may hold, at least 1, or None")
 
     @property
@@ -126,14 +128,11 @@ class Lab:
 
     @torch.no_grad()
     def ask(self, prompt: str, k: int = 5, tokens: int = 8) -> pd.DataFrame:
-        """The k likeliest first tokens after a prompt, each continued greedily: ``continuation``, ``probability``."""
-        ids, _ = self.encode(prompt.rstrip())
-        if not ids:
-            raise ValueError(f"prompt is {prompt!r}, of no token; ask something")
-        if not 1 <= k <= len(self.arch.head.weight):
-            raise ValueError(
-                f"k is {k}; the model knows {len(self.arch.head.weight)} tokens: ask for 1 or more of them"
-            )
+        """The k likeliest first tokens after a prompt, each continued greedily: ``continuation``, ``probability``.
+        Raises ValueError for a prompt without tokens, and for a ``k`` that is no number of the model's tokens."""
+        ids = asked_ids(self.tokenizer, prompt, self.chat)
+        if not isinstance(k, Integral) or not 1 <= k <= len(self.arch.head.weight):
+            raise ValueError(f"k is {k!r}; the model knows {len(self.arch.head.weight)} tokens: ask for 1 or more")
         logits = self.arch.logits(self.hidden(**self.batch([ids]))[:, -1])
         top = logits[0].float().softmax(-1).topk(k)
         rows = [[*ids, int(first)] for first in top.indices]
@@ -143,9 +142,10 @@ class Lab:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], tokens: int = 40) -> list[str]:
-        """Greedy continuations, prompt included, of several prompts at once; in a chat a space parts the two."""
+        """Greedy continuations, prompt included, of several prompts at once; in a chat a space parts the two. Raises
+        ValueError for a prompt without tokens."""
         prompts = several("prompts", prompts, str)
-        rows = [self.encode(prompt.rstrip())[0] for prompt in prompts]
+        rows = [asked_ids(self.tokenizer, prompt, self.chat) for prompt in prompts]
         if not rows:
             return []
         batch = self.batch(rows, left=True)
@@ -222,9 +222,10 @@ def make_lab(model: Any, tokenizer: Any, name: str = "", chat: bool = False,
     The model may be spread over devices by accelerate, if all its weights are in memory: those that it has offloaded to
     the CPU rest in their modules from now on (see ``offload``). With ``chat`` prompts are posed in the tokenizer's chat
     template; ``work``: see ``load``. Raises ValueError where weights are on a disk, quantised, NaN or infinite, for
-    models that are not causal, for a chat without a template, and where ``work`` is no number of bytes.
+    models that are not causal, no fast tokenizer, a chat without a template, and ``work`` that is no number of bytes.
     """
     arch = Arch.of(model)
+    must_be_fast(tokenizer)
     model.eval().requires_grad_(False)
     settle(model)
     away = [path for path, weight in model.named_parameters() if weight.is_meta]

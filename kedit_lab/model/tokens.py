@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kedit_lab.model.chat import Chat
-from kedit_lab.types import SLOT, Fact
+from kedit_lab.types import SLOT, Fact, one_text
 
 RULES = ("subject_last", "last")
 AT_ONCE = 1000  # texts that the tokenizer is given in one call
@@ -45,10 +45,7 @@ def encoded(tokenizer: Any, texts: Sequence[str], chat: Chat | None = None) -> I
     In a chat the ids are of the text inside the template, with the template's special tokens alone (so that a BOS it
     writes is not doubled); offsets still count from the text's start, and are negative in front of it.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
-        )
+    must_be_fast(tokenizer)
     shift, special = 0 if chat is None else len(chat.before), set(tokenizer.all_special_ids)
     for start in range(0, len(texts), AT_ONCE):
         batch = [text if chat is None else chat.pose(text) for text in texts[start : start + AT_ONCE]]
@@ -58,6 +55,22 @@ def encoded(tokenizer: Any, texts: Sequence[str], chat: Chat | None = None) -> I
                 ids, offsets = ids[:-1], offsets[:-1]
             own = own_offsets(tokenizer, text, ids, offsets)
             yield ids, [(first - shift, stop - shift) for first, stop in own] if shift else own
+
+
+def must_be_fast(tokenizer: Any) -> None:
+    """Raise a ValueError for what is no tokenizer, or one that gives no character offsets."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets; load a fast tokenizer (it has a tokenizer.json)"
+        )
+
+
+def asked_ids(tokenizer: Any, prompt: str, chat: Chat | None = None) -> list[int]:
+    """The ids of a prompt that somebody asks; a ValueError where it is no text, or of no token."""
+    ids, _ = encode(tokenizer, one_text("prompt", prompt).rstrip(), chat)
+    if not ids:
+        raise ValueError(f"prompt is {prompt!r}, of no token; ask something")
+    return ids
 
 
 def encode(tokenizer: Any, text: str, chat: Chat | None = None) -> Encoded:

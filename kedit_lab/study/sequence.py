@@ -28,7 +28,7 @@ from kedit_lab.measure.health import Reference, health
 from kedit_lab.measure.metrics import Report, evaluate, known_kinds
 from kedit_lab.model.lab import Lab
 from kedit_lab.study.checkpoints import Checkpoints, Step
-from kedit_lab.types import Fact, Memory, NoUpdate, several
+from kedit_lab.types import Fact, Memory, NoUpdate, several, within
 
 Weights = dict[str, Tensor]
 
@@ -44,7 +44,7 @@ class Merge:
     base: str = "plain"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ratio <= 1:
+        if not within(self.ratio, 0, 1):
             raise ValueError(f"ratio is {self.ratio!r}; it is a share between 0 and 1")
         if self.base not in ("plain", "merged"):
             raise ValueError(f"base is {self.base!r}; choose plain or merged")

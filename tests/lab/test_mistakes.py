@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SLIPS = """
 import socket, sys
 from pathlib import Path
+import torch
 import kedit_lab as kl
 
 def refuse(*_, **__): raise AssertionError("the network was asked")
@@ -25,6 +26,7 @@ base, facts = lab.fingerprint(), kl.facts.distinct_subject(2)
 edit = kl.edit(lab, facts, "memit", steps=2, cache=str(here))
 alone = kl.Fact("Mary", "{} is from", "Rome")
 spaced = kl.Fact(alone.subject, alone.prompt + " ", "Paris")
+k, nan = kl.keys(lab, facts, 2), float("nan")
 slips = {
     "facts is Fact(": lambda: kl.edit(lab, alone),
     "facts is Fact(sub": lambda: kl.evaluate(lab, alone),
@@ -77,7 +79,48 @@ slips = {
     "limit is 1.5; give 1 or more": lambda: kl.facts.counterfact(kl.paths.data_dir(), limit=1.5),
     "couldn't find them in the cached files": lambda: kl.load("nobody/has-this", local_only=True),
     "file= and revision=": lambda: kl.facts.zsre(Path(__file__ if "__file__" in globals() else sys.argv[2]), file="x"),
+    "layer None is not one of": lambda: kl.keys(lab, facts, None),
+    "layer 1.5 is not one of": lambda: kl.keys(lab, facts, 1.5),
+    "second_moment is (3, 3); these keys need 768 x 768": lambda: kl.betas(k, torch.eye(3), 1.0),
+    "keys or second_moment hold NaN": lambda: kl.betas(k * nan),
+    "lam is nan; the ridge weight": lambda: kl.betas(k, lam=nan),
+    "threshold is nan; it is a cosine": lambda: kl.collisions(lab, facts, threshold=nan),
+    "prompt is '', of no token": lambda: lab.generate(["John", ""]),
+    "prompt is None; give a text": lambda: lab.ask(None),
+    "k is 1.5; the model knows": lambda: lab.ask("John", k=1.5),
+    "n is 1.5; give a whole number": lambda: kl.facts.same_subject(1.5),
+    "n is '3'; give a whole number": lambda: kl.facts.distinct_subject("3"),
+    "per_subject is 1.5; give a whole number": lambda: kl.facts.by_density(3, 1.5),
+    "n is '2'; give a whole number": lambda: kl.facts.twins("2"),
+    "pairs[0] is Fact(": lambda: kl.interchange(lab, facts),
+    "pairs[0] is 3; give pairs of facts": lambda: kl.interchange(lab, 3),
+    "fact is 'x'; give one Fact": lambda: kl.trace(lab, "x"),
+    "baseline is 3; give what evaluate returned": lambda: kl.evaluate(lab, facts, 3),
+    "1 residuals for 2 keys": lambda: kl.misalignment(k[:1], k),
+    "NoneType gives no character offsets": lambda: kl.wrap(lab.model, None),
+    "work is True; give the bytes": lambda: kl.load(work=True),
+    "prompt is 3; give a text": lambda: kl.Probe(3, "4"),
+    "answer is 4; give a text": lambda: kl.Probe("3", 4),
+    "relation is 3; give a text": lambda: kl.Fact("a", "{} is", "b", relation=3),
+    "scale is 'x'; it must be a finite number": lambda: kl.merge(edit, scale="x"),
+    "density is 'x'; it is a share": lambda: kl.merge(edit, density="x"),
+    "ratio is 'x'; it is a share": lambda: kl.Merge("x"),
+    "keep is 'x'; it is a share": lambda: kl.rect(edit, "x"),
+    "log_base is inf; the base": lambda: kl.prune(edit, float("inf")),
+    "watch is 3; give a function": lambda: kl.edit(lab, facts, watch=3),
+    "edits is Edit(": lambda: kl.combine(edit),
+    "weights are [nan, 1.0]; give finite": lambda: kl.combine([edit, edit], weights=[nan, 1]),
+    "weights sum to 0; 'linear' divides": lambda: kl.combine([edit, edit], "linear", [1, -1]),
+    "weights sum to 0; 'slerp' divides": lambda: kl.combine([edit, edit], "slerp", [0, 0]),
+    "would hold NaN or infinite values with this edit": lambda: (1e308 * edit).apply(),
+    "similarity is None; it must be": lambda: edit.recipe.with_(similarity=None),
+    "temperature is inf; it must be": lambda: edit.recipe.with_(temperature=float("inf")),
+    "log_base is 'x'; it must be": lambda: edit.recipe.with_(log_base="x"),
+    "log_base is 1; the base": lambda: edit.recipe.with_(log_base=1),
+    "settled is 1e+300; it must be": lambda: edit.recipe.with_(settled=1e300),
 }
+for field in ("lr", "clamp", "kl", "decay", "lam", "stop", "settled", "align_kl"):
+    slips[field + " is 1000000"] = lambda field=field: edit.recipe.with_(**{field: 10**30})
 for wanted, slip in slips.items():
     try:
         slip()

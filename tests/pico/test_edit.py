@@ -268,7 +268,7 @@ def test_collisions_are_told(exact, compute):
     merged = compute(exact, (*same, FACTS[1]), prefixes=0, group="subject", name="memit-merge")
     assert merged.collisions.endswith("with memit-merge each set of them gets one joint value")
     assert compute(exact, FACTS[:2]).collisions == ""
-    pairs = run.collisions(exact, (*same, FACTS[1]), layer=1)
+    pairs = groups.collisions(exact, (*same, FACTS[1]), layer=1)
     assert len(pairs) == 3
     assert set(pairs["a"]) | set(pairs["b"]) == {fact.text for fact in same}
     assert pairs["cosine"].min() > 0.99
