@@ -78,7 +78,8 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
     it holds files already and does not say for what."""
     path = folder / "plan.json"
     if not path.exists():
-        others = [other.name for other in sorted(folder.iterdir()) if not other.match("plan.json.*.tmp")]
+        own = ("plan.json.*.tmp", ".*")  # what was killed here, and what systems leave everywhere
+        others = [other.name for other in sorted(folder.iterdir()) if not any(map(other.match, own))]
         if others:
             raise ValueError(
                 f"{folder} does not say what it holds (no plan.json, but {others[0]}); give another folder"

@@ -87,11 +87,7 @@ class Checkpoints:
         while self.path(len(steps) + 1, "json").exists():
             path = self.path(len(steps) + 1, "safetensors")
             try:
-                told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-                if not isinstance(told, dict) or told.pop("seal", None) != seal(told):
-                    raise ValueError("what is beside it in JSON does not match its checksum")
-                if told["batch"] != len(steps) + 1 or told["weights"] != file_digest(path):
-                    raise ValueError("it is not what was written here")
+                told = self.told(len(steps) + 1)
                 tensors = {name: t.to(self.lab.anchor.device) for name, t in load_file(path).items()}
             except (OSError, ValueError, SafetensorError) as error:
                 raise ValueError(
@@ -106,6 +102,16 @@ class Checkpoints:
             steps.append(Step(parts["state"], plain, Memory(past, told["facts"]), told["rows"], told["health"]))
             shutil.rmtree(self.under_way(len(steps)), ignore_errors=True)
         return steps
+
+    def told(self, t: int) -> dict[str, Any]:
+        """What batch ``t`` left in its JSON file; a ValueError unless that and its weights are as they were written."""
+        told = json.loads(self.path(t, "json").read_text(encoding="utf-8"))
+        written = told.pop("seal", None) if isinstance(told, dict) else None
+        if written is None:
+            raise ValueError("it has no checksum beside it, as earlier versions wrote none")
+        if written != seal(told) or told["batch"] != t or told["weights"] != file_digest(self.path(t, "safetensors")):
+            raise ValueError("it does not match its checksum")
+        return told
 
     def path(self, t: int, suffix: str) -> Path:
         return self.folder / f"after-{t:05}.{suffix}"
