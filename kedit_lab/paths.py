@@ -124,6 +124,8 @@ class Log:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another run is writing {self.path}; wait for it, or give {self.elsewhere}") from error
+        except OSError:  # a file system without locks: two runs are not told apart
+            pass
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records; what a kill left of another is cut off the file."""

@@ -169,6 +169,7 @@ def adapters(lab: Lab, weights: Sequence[Projection], recipe: Tuning) -> Iterato
 @contextmanager
 def adapted(lab: Lab, config: LoraConfig) -> Iterator[PeftModel]:
     """The model with peft's LoRA modules inside the context, as it was behind it."""
+    parallel = {name: old for name, old in vars(lab.model.config).items() if name == "pretraining_tp"}  # peft sets it
     try:
         with catch_warnings():
             simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
@@ -176,6 +177,7 @@ def adapted(lab: Lab, config: LoraConfig) -> Iterator[PeftModel]:
         yield wrapped
     finally:
         surely(partial(unwrap, lab.model))
+        vars(lab.model.config).update(parallel)
 
 
 def unwrap(model: torch.nn.Module) -> None:

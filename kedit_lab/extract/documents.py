@@ -84,6 +84,8 @@ def guarded(path: Path, stamp: tuple[int, int], found: Iterator[Any]) -> Iterato
             f"{path}, behind document {number}: damaged, or no UTF-8 ({error}); fetch or save the file again"
         ) from error
     except (EOFError, OSError, zlib.error) as error:
+        if getattr(error, "errno", None):  # of the system, not of the file
+            raise
         raise ValueError(f"{path}, behind document {number}: damaged ({error}); fetch the file again") from error
     same(path, stamp)
 
@@ -136,7 +138,7 @@ def parquet(path: Path) -> Any:
     """A parquet file, opened. Raises ValueError with its name where it is none."""
     try:
         return optional("pyarrow.parquet", "pyarrow").ParquetFile(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged, or no parquet ({error}); fetch the file again") from error
 
 

@@ -34,7 +34,9 @@ from kedit_lab.types import several
 DOCUMENTS = 1000
 LENGTH = 200  # tokens of a document that count
 # of a configuration, what keys do not depend on (weights' own dtypes are in the fingerprint)
-UNREAD = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
+UNREAD = ("_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "id2label", "initializer_range",
+          "label2id", "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "return_dict",
+          "transformers_version", "use_cache")  # fmt: skip
 Texts = Sequence[str] | Documents
 
 
@@ -109,7 +111,7 @@ def checked(texts: Texts) -> Texts:
 
 def content_key(lab: Lab, layer: int, texts: Texts, tolerance: float) -> str:
     """What a cached moment is of: weights, configuration, tokenizer, layer, texts, and when it may stop."""
-    read = lab.model.config.get_text_config().to_dict().items()
+    read = lab.model.config.get_text_config().to_diff_dict().items()
     settings = sorted((name, str(value)) for name, value in read if name not in UNREAD)
     tokens_of = lab.tokenizer.backend_tokenizer.to_str() if hasattr(lab.tokenizer, "backend_tokenizer") else ""
     corpus = [texts.digest, texts.field, texts.limit] if isinstance(texts, Documents) else list(texts)
@@ -122,7 +124,9 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
     if devices:
         if jobs != 1:
             raise ValueError(f"jobs is {jobs!r} and devices are {devices!r}; give one of them")
-        return beside(lab, layer, [usable(device) for device in several("devices", devices, str)])
+        if isinstance(devices, str):
+            raise ValueError(f"devices is {devices!r}; give a list of them, also for a single one")
+        return beside(lab, layer, list(map(usable, devices)))
     if not isinstance(jobs, Integral) or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
     if jobs == 1:

@@ -98,9 +98,9 @@ class Row:
         for row in self.parts(key):
             prompts, truth = row.texts("prompt"), row.value.get("ground_truth")
             if not prompts:
-                row.needed("prompt")
+                self.skipped += [row.place] if "prompt" in row.value else [row.text("prompt")]
             paired = isinstance(truth, list) and len(truth) == len(prompts) > 1
-            if isinstance(truth, list) and len(prompts) > 1 and len(truth) > 1 and not paired:
+            if not paired and len(prompts) > 1 and isinstance(truth, list) and any(isinstance(t, list) for t in truth):
                 raise Misfit(row.at("ground_truth"), f"{len(truth)} answers for {len(prompts)} prompts")
             for i, prompt in enumerate(prompts):
                 said = tuple(dict.fromkeys(flat(truth[i] if paired else truth, row.at("ground_truth"))))

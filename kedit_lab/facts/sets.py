@@ -17,7 +17,7 @@ NEIGHBORS = 10
 LITERALS = ("year", "number")
 
 
-def whole(**counts: Any) -> None:
+def counted(**counts: Any) -> None:
     """Raise a ValueError for a count that is no whole number."""
     for name, seen in counts.items():
         if not isinstance(seen, Integral):
@@ -96,7 +96,7 @@ def distinct_objects(
 
 def pair_of_sets(count: int, seed: int, world: World) -> tuple[list[Fact], list[Fact]]:
     """The same relations and targets asked of one subject, and of as many subjects as there are facts."""
-    whole(n=count)
+    counted(n=count)
     rng = random.Random(f"subjects {seed}")
     persons = world.of_class("Person")
     one = "John Smith" if seed == 0 else rng.choice(persons)
@@ -146,7 +146,7 @@ def by_density(
     Each has ``target_true`` and a different ``target_new``. The last subject has fewer when n is no multiple.
     Raises ValueError for counts under 1, an unknown class, and where it has too few subjects with so many facts.
     """
-    whole(n=n, per_subject=per_subject)
+    counted(n=n, per_subject=per_subject)
     world = world or lab_world()
     if n < 1 or per_subject < 1:
         raise ValueError(f"n is {n} and per_subject is {per_subject}; both must be at least 1")
@@ -161,7 +161,7 @@ def by_density(
 
 def at_random(n: int, seed: int = 0, cls: str = "Person", world: World | None = None) -> list[Fact]:
     """``n`` edits drawn from all facts that the model knows of a class: a subject comes back as chance has it."""
-    whole(n=n)
+    counted(n=n)
     world = world or lab_world()
     rng = random.Random(f"random {seed}")
     known = [(subject, relation) for subject in subjects_of(world, cls) for relation in world.facts_of[subject]]
@@ -172,7 +172,7 @@ def at_random(n: int, seed: int = 0, cls: str = "Person", world: World | None = 
 
 def related(subjects: int = 1, cls: str = "Person", seed: int = 0, world: World | None = None) -> list[Fact]:
     """S2RKE's star form: for each of some subjects of a class, an edit of every fact that is known of it."""
-    whole(subjects=subjects)
+    counted(subjects=subjects)
     world = world or lab_world()
     rng = random.Random(f"star {seed}")
     names = subjects_of(world, cls)
@@ -188,7 +188,7 @@ def pair(
 
     All but the last are the same with either setting.
     """
-    whole(n=n)
+    counted(n=n)
     if n < 2:
         raise ValueError(f"n is {n}; a first and a last edit make at least 2")
     world = world or lab_world()
@@ -223,7 +223,7 @@ def twins(n: int, seed: int = 0, cls: str = "Person", world: World | None = None
 
     Each fact's ``target_new`` is the other's ``target_true``.
     """
-    whole(n=n)
+    counted(n=n)
     world = world or lab_world()
     rng = random.Random(f"twins {seed}")
     names = set(subjects_of(world, cls))

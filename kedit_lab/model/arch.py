@@ -6,9 +6,12 @@ Everything is asked of the tree, nothing of the model's name. GPT-2's transposed
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -65,10 +68,10 @@ class Arch:
         if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None):
             method = getattr(getattr(model.config, "quantization_config", None), "quant_method", "unknown method")
             raise ValueError(f"{type(model).__name__} is quantised ({getattr(method, 'value', method)}): {CODES}")
-        if getattr(model, "peft_config", None):
+        if any(isinstance(module, PeftModel | BaseTunerLayer) for module in model.modules()):
             raise ValueError(
-                f"{type(model).__name__} carries a peft adapter ({', '.join(model.peft_config)}), whose matrices are "
-                "none of the model's; merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+                f"{type(model).__name__} carries a peft adapter, whose matrices are none of the model's; merge it "
+                "first: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
             )
         config = model.config.get_text_config()
         if getattr(config, "is_encoder_decoder", False):
@@ -89,10 +92,7 @@ class Arch:
             head=head,
             d_model=width,
             inner=inner,
-            # rotary positions go on behind what a model was trained with, tables end
-            positions=None
-            if getattr(config, "rope_parameters", None)
-            else getattr(config, "max_position_embeddings", None),
+            positions=find_positions(model, getattr(config, "max_position_embeddings", None)),
             softcap=getattr(config, "final_logit_softcapping", None),
             # Cohere multiplies its logits by logit_scale, Granite divides them by logits_scaling
             head_scale=(getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0),
@@ -143,25 +143,25 @@ class Arch:
     def fit(self, rows: Sequence[Sequence[int]]) -> None:
         """Raise a ValueError for a row with more tokens than positions, or with one that the model has no row for."""
         longest, highest = (max(map(of, filter(None, rows)), default=0) for of in (len, max))
-        self.room(longest)
+        self.reach(longest)
         if highest >= len(self.head.weight):
             raise ValueError(
                 f"a text has token {highest}, and this model knows {len(self.head.weight)}; load the tokenizer that "
                 "belongs to it"
             )
 
-    def room(self, tokens: int) -> None:
+    def reach(self, tokens: int) -> None:
         """Raise a ValueError where so many tokens are more than the model has positions for."""
         if self.positions is not None and tokens > self.positions:
             raise ValueError(f"a text has {tokens} tokens, and this model has {self.positions} positions; shorten it")
 
     def layer(self, layer: int) -> int:
         """``layer`` as a non-negative index, or an error that says which layers there are."""
-        if not isinstance(layer, int) or not -self.layers <= layer < self.layers:
+        if not isinstance(layer, Integral) or not -self.layers <= layer < self.layers:
             raise ValueError(
                 f"layer {layer!r} is not one of this model's {self.layers} layers (0 to {self.layers - 1})"
             )
-        return layer % self.layers
+        return int(layer) % self.layers
 
 
 def find_blocks(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
@@ -173,6 +173,15 @@ def find_blocks(model: nn.Module, count: int) -> tuple[str, nn.ModuleList]:
         f"{type(model).__name__} has no list of {count} decoder blocks with attention; "
         "kedit-lab edits decoder-only transformers"
     )
+
+
+def find_positions(model: nn.Module, count: int | None) -> int | None:
+    """How many positions a model has where they stand in a table (of its own, or GPT-J's of sines), else None: rotary
+    ones go on behind what it was trained with."""
+    words = model.get_input_embeddings()
+    tables = [len(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+    tables += [len(buffer) for name, buffer in model.named_buffers() if name.endswith("embed_positions")]
+    return count if count is not None and any(rows >= count for rows in tables) else None
 
 
 def find_norm(parent: nn.Module, path: str) -> nn.Module:

@@ -158,7 +158,7 @@ class Lab:
 
     def continued(self, batch: dict[str, Tensor], tokens: int) -> Int[Tensor, "rows length"]:
         """The ids of rows and of their plain greedy continuations, whatever the model's own settings are."""
-        self.arch.room(batch["input_ids"].shape[1] + tokens)
+        self.arch.reach(batch["input_ids"].shape[1] + tokens - 1)  # the last new token is not read
         pads = self.tokenizer.pad_token_id
         end = self.tokenizer.eos_token_id
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -277,8 +277,9 @@ def load(path: str | Path | None = None, dtype: str | torch.dtype = torch.float3
     a GPU has beside the model; on a CPU a sixth of the model, or 128 MB, aligned recipes' (EAMET's) 192 MB, if that is
     more). With less an edit is slower; aligned recipes then find other values, as those depend on what is sought
     together, unless ``block`` is given. Raises OSError for a folder that is not there and (from transformers) for an
-    unknown name, ValueError for a model that cannot be edited, a chat without a template, a device that is not there,
-    or ``work`` that is no number of bytes.
+    unknown name, ValueError for a model that cannot be edited (quantised, an encoder, with an adapter), files that are
+    damaged or lack weights, a dtype without edits, a chat without a template, a device that is not there, or ``work``
+    that is no number of bytes.
     """
     path = path or data_dir() / "lab-model"
     path, dtype, device = request.local(path), request.known(dtype), request.usable(device)

@@ -21,16 +21,16 @@ def local(path: str | Path) -> str | Path:
             f"path is a {type(path).__name__}; give a folder or a name (a loaded model goes into "
             "kl.wrap(model, tokenizer))"
         )
-    if isinstance(path, str) and not path.startswith((".", "~", "/")) and path.count("/") < 2:
-        return path
     found = Path(path).expanduser()
-    if not found.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}; give a model's folder, or its name on the hub")
     if (found / "adapter_config.json").exists():
         raise ValueError(
             f"{found} holds a peft adapter; merge it into its model, PeftModel.from_pretrained(base, {str(found)!r})"
             ".merge_and_unload(), and give that to kl.wrap(model, tokenizer)"
         )
+    if isinstance(path, str) and not path.startswith((".", "~", "/")) and path.count("/") < 2:
+        return path
+    if not found.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}; give a model's folder, or its name on the hub")
     return found
 
 
@@ -46,17 +46,17 @@ def checkpoint(path: str | Path, dtype: str | torch.dtype, options: dict[str, An
         raise ValueError(
             f"{path} is an encoder-decoder ({config.model_type}); kedit-lab edits decoder-only transformers"
         )
-    local = {"adapter_kwargs": {"local_files_only": options["local_files_only"]}}  # transformers looks for adapters
+    adapter = {"adapter_kwargs": {"local_files_only": options["local_files_only"]}}  # transformers looks for adapters
     how = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(path, **how, **options, **placed, **local)
+        model, found = AutoModelForCausalLM.from_pretrained(path, **how, **options, **placed, **adapter)
     except SafetensorError as error:
         raise ValueError(f"the weights of {path} cannot be read ({error}); fetch or save the model again") from error
-    whole(path, found)
+    complete(path, found)
     return model
 
 
-def whole(path: str | Path, told: Mapping[str, Any]) -> None:
+def complete(path: str | Path, told: Mapping[str, Any]) -> None:
     """A ValueError where a checkpoint lacks weights, or has them of other sizes: they would be random."""
     if told["missing_keys"]:
         first, *more = sorted(told["missing_keys"])

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import delayed
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.recipe import Recipe
 from kedit_lab.edit.run import attempt
+from kedit_lab.extract.documents import Documents
 from kedit_lab.extract.keys import keys
 from kedit_lab.facts.sets import by_density
 from kedit_lab.measure.geometry import misalignment
@@ -164,12 +166,14 @@ def number(text: str) -> int | float:
 
 
 def plain(value: Any) -> Any:
-    """What JSON has for a value that it does not know: numpy's as Python's, other iterables as lists."""
-    if hasattr(value, "tolist"):
+    """What JSON has for a value that it does not know: numpy's and torch's as Python's, ranges and sets as lists."""
+    if isinstance(value, np.ndarray | np.generic | Tensor):
         return value.tolist()
-    if not np.iterable(value):
+    if isinstance(value, Documents):
+        return {"documents": value.digest, "field": value.field, "limit": value.limit}
+    if not isinstance(value, range | set | frozenset):
         raise ValueError(f"{short(value)} is no JSON; give numbers, texts, and lists of them")
-    return list(value)
+    return sorted(value)
 
 
 class Rows(Log):

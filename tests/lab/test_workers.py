@@ -12,6 +12,7 @@ GRID = {"method": ["memit", "memit-merge"], "size": [2]}
 SAME = {"subjects": "same", "prefixes": 0, "steps": 3}
 FOUND = ["method", "size", "load", "efficacy", "paraphrase", "specificity"]
 TEXTS = lab_text(40)
+JOBS = {"loky": 2, "dask": 4, "ray": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +33,8 @@ def moment(lab, tmp_path):
 @pytest.fixture(scope="module")
 def dask():
     distributed = pytest.importorskip("distributed")
-    # one worker of two threads, which are at the same model, as Dask has it by default where there are many cores
-    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, protocol="tcp")
+    # two threads of a worker are at one model, as Dask has it by default where there are many cores
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, protocol="tcp")
     with cluster, distributed.Client(cluster):
         yield "dask"
 
@@ -57,12 +58,12 @@ def backend(request):
 
 
 def test_a_sweep_finds_the_same(lab, swept, tmp_path, backend):
-    found = kl.sweep(lab, GRID, tmp_path / "sweep.jsonl", jobs=2, backend=backend, **SAME)
+    found = kl.sweep(lab, GRID, tmp_path / "sweep.jsonl", jobs=JOBS[backend], backend=backend, **SAME)
     pd.testing.assert_frame_equal(found[FOUND], swept[FOUND])
 
 
 def test_a_second_moment_has_the_same_bits(lab, moment, tmp_path, backend):
-    assert torch.equal(kl.second_moment(lab, 1, TEXTS, tmp_path, jobs=2, backend=backend), moment)
+    assert torch.equal(kl.second_moment(lab, 1, TEXTS, tmp_path, jobs=JOBS[backend], backend=backend), moment)
 
 
 def test_an_edited_model_is_not_read_by_workers(lab, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from peft import PeftModel
 from torch.multiprocessing.reductions import StorageWeakRef
-from transformers import BertConfig, BertLMHeadModel, LlamaModel, T5Config, T5ForConditionalGeneration
+from transformers import BertConfig, BertLMHeadModel, LlamaModel, T5Config, T5ForConditionalGeneration, XGLMConfig
 
 import kedit_lab as kl
 from kedit_lab.model import offload, process
@@ -134,25 +134,47 @@ def test_an_encoder_decoder_folder_is_refused(tokenizer, tmp_path):
         kl.load(tmp_path)
 
 
-def test_a_model_with_an_adapter_is_refused(folder, tokenizer, tmp_path):
+def test_a_model_with_an_adapter_is_refused(folder, tokenizer, tmp_path, monkeypatch):
     """Its low-rank matrices are no projections of the model; merged, they are gone."""
     made = kl.edit(kl.load(folder), [FACT], RECIPE, moment_texts=TEXTS, cache=tmp_path)
     where = made.to_peft(tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"adapter holds a peft adapter; merge it into its model, .*merge_and_unload"):
-        kl.load(where)
+    monkeypatch.chdir(tmp_path)
+    for path in (where, "adapter", "./adapter"):
+        with pytest.raises(
+            ValueError, match=r"adapter holds a peft adapter; merge it into its model, .*merge_and_unload"
+        ):
+            kl.load(path)
     beside = build(KINDS["llama"].config)
     beside.load_adapter(str(where))
     with catch_warnings():
         simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is on its way out
         wrapped = PeftModel.from_pretrained(build(KINDS["llama"].config), where)
     for model in (beside, wrapped):
-        with pytest.raises(ValueError, match=r"ForCausalLM carries a peft adapter \(default\).*merge_and_unload\(\)"):
+        with pytest.raises(ValueError, match=r"ForCausalLM carries a peft adapter, .*merge_and_unload\(\)"):
             kl.wrap(model, tokenizer)
     merged = kl.wrap(wrapped.merge_and_unload(), tokenizer)
     plain = kl.load(folder)
     for layer in RECIPE.layers:
         change = merged.arch.mlp[layer].module.weight - plain.arch.mlp[layer].module.weight
         torch.testing.assert_close(change, made.delta(layer).float(), rtol=1e-3, atol=1e-6)
+
+
+XGLM = XGLMConfig(vocab_size=VOCAB, d_model=WIDTH, ffn_dim=INNER, num_layers=2, attention_heads=HEADS,
+                  max_position_embeddings=64)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*KINDS, "xglm"])
+def test_positions_end_where_a_model_has_no_more(name, tokenizer):
+    """A model with so many positions fails at one token more; one without a bound reads on."""
+    lab = kl.wrap(build(XGLM if name == "xglm" else KINDS[name].config), tokenizer)
+    most = lab.arch.positions or getattr(lab.model.config.get_text_config(), "max_position_embeddings", 64)
+    read = lambda tokens: lab.model(input_ids=torch.ones(1, tokens, dtype=torch.long)).logits  # noqa: E731
+    assert read(most).isfinite().all()
+    if lab.arch.positions is None:
+        assert read(most + 1).isfinite().all()
+    else:
+        with pytest.raises((IndexError, RuntimeError)):
+            read(most + 1)
 
 
 def test_texts_that_a_model_cannot_read_are_refused(tokenizer, folder):
@@ -168,8 +190,10 @@ def test_texts_that_a_model_cannot_read_are_refused(tokenizer, folder):
             ValueError, match=rf"a text has \d+ tokens, and this model has {lab.arch.positions} positions"
         ):
             read(lab, [long])
+    new = lab.arch.positions + 1 - len(lab.encode("John is")[0])
+    assert len(lab.tokenizer(lab.generate(["John is"], tokens=new)[0])["input_ids"]) > 3
     with pytest.raises(ValueError, match=r"a text has \d+ tokens"):
-        lab.generate(["John is"], tokens=lab.arch.positions)
+        lab.generate(["John is"], tokens=new + 1)
     assert kl.load(folder).arch.positions is None
     with pytest.raises(
         ValueError, match=rf"a text has token {VOCAB}, and this model knows {VOCAB}; load the tokenizer"

@@ -94,7 +94,8 @@ def test_a_model_that_is_configured_otherwise_is_another(tokenizer, tmp_path):
     config = KINDS["llama"].config
     told = [{}, {"rms_norm_eps": 0.1}, {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}]
     labs = [make_lab(build(type(config)(**config.to_dict() | other)), tokenizer) for other in (*told, {})]
-    labs[-1].model.config.name_or_path = "elsewhere"
+    for name, value in (("name_or_path", "elsewhere"), ("pad_token_id", 3), ("pretraining_tp", 2)):
+        setattr(labs[-1].model.config, name, value)
     assert len({lab.fingerprint() for lab in labs}) == 1
     found = [moments.second_moment(lab, 1, DOCUMENTS, tmp_path) for lab in labs]
     assert len(list(tmp_path.iterdir())) == 3

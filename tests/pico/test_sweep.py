@@ -4,6 +4,7 @@ import json
 from contextlib import closing
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import kedit_lab as kl
@@ -209,6 +210,26 @@ def test_numpys_numbers_are_taken_and_kept(pico, tmp_path):
     assert len(path.read_text().splitlines()) == 1 + 4
     with pytest.raises(ValueError, match="is no JSON; give numbers, texts, and lists of them"):
         kl.sweep(pico, {"size": [object()]}, measure=measure)
+
+
+@pytest.mark.parametrize("given", [pd.DataFrame({"a": [1]}), iter([1, 2])], ids=["a table", "a generator"])
+def test_what_a_file_could_not_tell_apart_is_refused(pico, tmp_path, given):
+    """A table would be known by its columns alone, and a generator be used up."""
+    with pytest.raises(ValueError, match="is no JSON; give numbers, texts, and lists of them"):
+        kl.sweep(pico, {"size": [1]}, tmp_path / "sweep.jsonl", measure=lambda _lab, **_more: {"n": 1}, given=given)
+    assert not list(tmp_path.glob("*")) or (tmp_path / "sweep.jsonl").read_bytes() == b""
+
+
+def test_a_corpus_is_known_by_its_digest(pico, tmp_path):
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    run = lambda limit: kl.sweep(  # noqa: E731
+        pico, {"size": [1]}, tmp_path / "sweep.jsonl", measure=lambda _lab, **_more: {"n": 1},
+        texts=kl.documents(tmp_path / "texts.txt", limit=limit),
+    )  # fmt: skip
+    run(2)
+    assert "two" not in (tmp_path / "sweep.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"holds another sweep \(fixed differ\)"):
+        run(1)
 
 
 def test_equal_numbers_are_one_point(pico, tmp_path):

@@ -174,6 +174,15 @@ def test_a_file_that_was_written_since_is_refused(tmp_path):
     assert list(documents(path)) == ["one", "two", "three"]
 
 
+def test_a_file_that_is_gone_is_not_called_damaged(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_text("one\n")
+    found = documents(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        list(found)
+
+
 def test_how_many_there_are(corpus):
     assert documents(corpus).total() == len(TEXTS)
     assert documents(corpus, limit=2).total() == 2

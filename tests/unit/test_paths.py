@@ -1,6 +1,8 @@
 """Files are written whole or not at all, or line by line; a folder belongs to one run and has room for it."""
 
+import errno
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -150,7 +152,7 @@ def test_a_folder_belongs_to_one_plan(tmp_path):
 def test_room(tmp_path):
     room(tmp_path / "new" / "folder", 1)
     assert list((tmp_path / "new" / "folder").iterdir()) == []
-    with pytest.raises(ValueError, match=r"folder has [\d,]+ MB free, but about 1,000,000,000,000 MB will be written"):
+    with pytest.raises(ValueError, match=r"folder has [\d,.]+ MB free, but about 1,000,000,000,000.0 MB will be written"):
         room(tmp_path / "new" / "folder", 10**18)
 
 
@@ -169,3 +171,22 @@ def test_a_read_only_folder(tmp_path):
     finally:
         os.seteuid(me)
         folder.chmod(0o755)
+
+
+@pytest.mark.skipif(paths.fcntl is None, reason="this system has no such locks")
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(paths.fcntl, "flock", flock)
+    log = Log(tmp_path / "a.log")
+    log.append(RECORDS[0])
+    log.close()
+    with closing(Log(tmp_path / "a.log")) as again:
+        assert again.records == RECORDS[:1]
+
+
+def test_a_new_folder_may_hold_what_systems_leave(tmp_path):
+    (tmp_path / ".DS_Store").touch()
+    claim(tmp_path, {"a": 1})
+    assert (tmp_path / "plan.json").exists()

@@ -1,5 +1,6 @@
 """Results of joblib's workers: in order, as they come, whatever the backend can do; and chance of one's own."""
 
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -8,6 +9,7 @@ from joblib import delayed, register_parallel_backend
 from joblib._parallel_backends import ThreadingBackend
 from joblib.parallel import get_active_backend
 
+from kedit_lab.model import process
 from kedit_lab.model.process import own_chance, results
 
 
@@ -74,3 +76,20 @@ def test_several_devices_are_named_with_their_kind(monkeypatch):
     monkeypatch.setattr(torch.random, "fork_rng", lambda **told: named.append(told) or nullcontext())
     with own_chance():
         assert named == [{"devices": range(2), "device_type": "xpu"}]
+
+
+def test_threads_of_a_worker_take_turns(monkeypatch):
+    """Two at one model would hook and edit it at once."""
+    inside, most, source = [], [], process.Source("a model", "", "float32", "cpu", False)
+    monkeypatch.setattr(process, "loaded", lambda source: source)
+
+    def work(_):
+        with process.worker(source, torch.get_num_threads()) as lab:
+            inside.append(lab)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+        return lab
+
+    assert list(results((delayed(work)(i) for i in range(8)), 4, "threading")) == [source] * 8
+    assert max(most) == 1

@@ -17,7 +17,7 @@ from kedit_lab.types import Probe
 
 DATA = Path(__file__).parents[1] / "data"
 COMMIT = "0123456789" * 4
-THREE_FOR_TWO = {"prompt": ["Bo is", "Cy is"], "ground_truth": ["a", "b", "c"]}
+THREE_FOR_TWO = {"prompt": ["Bo is", "Cy is"], "ground_truth": [["a"], ["b"], ["c"]]}
 
 
 def write(path, rows):
@@ -208,6 +208,11 @@ def test_what_one_case_keeps_another_may_change(tmp_path):
         (kf.zsre, {"subject": "Ada", "src": "Ada?", "answers": ["a"], "loc": "Who", "loc_ans": float("nan")}, 1),
         (kf.mquake, case(("Ann", "Chile"), asks=["one?", "two?"]) | {"new_answer": None}, 2),
         (kf.mquake, case(("Ann", "Chile"), hops=[("Bob is from", "")]), 1),
+        (
+            kf.wiki_recent,
+            {"subject": "Ada", "prompt": "Ada is", "target_new": "a", "locality": {"R": [{"prompt": None}]}},
+            1,
+        ),
     ],
 )
 def test_prompts_without_an_answer_are_counted(tmp_path, reader, row, count):
