@@ -152,7 +152,7 @@ def test_a_folder_belongs_to_one_plan(tmp_path):
 def test_room(tmp_path):
     room(tmp_path / "new" / "folder", 1)
     assert list((tmp_path / "new" / "folder").iterdir()) == []
-    with pytest.raises(ValueError, match=r"folder has [\d,.]+ MB free, but about 1,000,000,000,000.0 MB will be written"):
+    with pytest.raises(ValueError, match=r"folder has [\d,.]+ MB free, but about 1,000,000,000,000.0 MB will"):
         room(tmp_path / "new" / "folder", 10**18)
 
 
