@@ -48,7 +48,7 @@ def edit(lab: Lab, facts: Sequence[Fact], recipe: str | AnyRecipe = "memit", mom
     was cut, by kill -9 too, goes on behind them to the same bits; then the edit itself (of other recipes: that alone),
     which the next call returns at once. Raises ValueError for an unknown recipe, field or layer, an empty or
     conflicting batch, a watch that is no function, NaN weights, when the update comes out as zero, and, before anything
-    is computed, for a folder of another edit, one that cannot be written to or one without room.
+    is computed, for a folder of another edit or of other files, one that cannot be written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     facts = several("facts", facts, Fact)
