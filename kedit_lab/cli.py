@@ -223,6 +223,8 @@ def main(argv: list[str] | None = None) -> None:
             raise
         parser.exit(2, f"kedit-lab: {str(error) or 'out of memory'}\n")
     except KeyboardInterrupt:
+        if args.traceback:
+            raise
         parser.exit(130, "kedit-lab: interrupted\n")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import cache, partial
 from itertools import islice
-from numbers import Integral
 from pathlib import Path
 from queue import Queue
 
@@ -127,11 +126,10 @@ def summing(lab: Lab, layer: int, jobs: int, backend: str, devices: Sequence[str
         if isinstance(devices, str):
             raise ValueError(f"devices is {devices!r}; give a list of them, also for a single one")
         return beside(lab, layer, list(map(usable, devices)))
-    if not isinstance(jobs, Integral) or jobs < 1:
-        raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
+    threads = share(jobs)
     if jobs == 1:
         return lambda pieces: (piece(lab, layer, texts) for texts in pieces)
-    source, threads = Source.of(lab), share(jobs)
+    source = Source.of(lab)
     return lambda pieces: results(
         (delayed(elsewhere)(source, threads, layer, texts) for texts in pieces), jobs, backend
     )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
+from numbers import Integral
 from threading import Lock
 from typing import Any
 
@@ -40,8 +41,11 @@ class Source:
         return cls(lab.name, lab.fingerprint(), dtype, device, lab.chat is not None, lab.work, spread)
 
 
-def share(jobs: int) -> int:
-    """Threads of each of ``jobs`` processes, so that together they do not ask for more than there are cores."""
+def share(jobs: Any) -> int:
+    """Threads of each of ``jobs`` processes, so that together they do not ask for more than there are cores. Raises
+    ValueError for what is no number of processes."""
+    if not isinstance(jobs, Integral) or jobs < 1:
+        raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
     return max(1, (os.cpu_count() or 1) // jobs)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from importlib.metadata import version
 from itertools import product
-from numbers import Integral
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -103,16 +102,14 @@ def sweep(lab: Lab, grid: Mapping[str, Iterable[Any]], path: str | Path | None =
         register_ray()
         kl.sweep(lab, {"size": [10, 100]}, "out/sweep.jsonl", jobs=8, backend="ray")
     """
-    if not isinstance(jobs, Integral) or jobs < 1:
-        raise ValueError(f"jobs is {jobs!r}; give 1, 2, ... processes")
-    points = points_of(grid)
+    threads, points = share(jobs), points_of(grid)
     told = {"axes": list(points[0]), "base": lab.fingerprint(), "chat": lab.chat is not None, "fixed": fixed,
             "measure": getattr(measure, "__qualname__", type(measure).__qualname__),
             "versions": {name: version(name) for name in ("kedit-lab", "torch", "transformers")}}  # fmt: skip
     with closing(Rows(Path(path), told)) if path else nullcontext() as file:
         rows = {name_of({axis: row[axis] for axis in told["axes"]}): row for row in file.records} if file else {}
         todo = list({name_of(at): at for at in points if name_of(at) not in rows}.values())
-        found = measured(lab, todo, fixed, measure, jobs, backend)
+        found = measured(lab, todo, fixed, measure, jobs, threads, backend)
         for at, numbers in tqdm(found, total=len(todo), disable=not progress):
             rows[name_of(at)] = at | numbers
             if file:
@@ -138,12 +135,12 @@ def values_of(axis: str, values: Any) -> list[Any]:
 
 
 def measured(lab: Lab, points: Sequence[dict[str, Any]], fixed: dict[str, Any], measure: Callable[..., dict[str, Any]],
-        jobs: int, backend: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:  # fmt: skip
+        jobs: int, threads: int, backend: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:  # fmt: skip
     """(point, its numbers) as they are found; in other processes if ``jobs`` is above one."""
     if jobs == 1 or not points:
         yield from ((at, measure(lab, **at, **fixed)) for at in points)
         return
-    threads, source = share(jobs), Source.of(lab)
+    source = Source.of(lab)
     work = (delayed(remote)(source, threads, measure, at, fixed) for at in points)
     yield from results(work, jobs, backend, ordered=False)
 
