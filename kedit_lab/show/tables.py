@@ -1,7 +1,10 @@
-"""Tables that notebooks and the panel show: plain DataFrames, which are displayed escaped."""
+"""Tables that notebooks and the panel show: plain DataFrames, which are displayed escaped, and their text as text."""
 
 import numpy as np
 import pandas as pd
+
+# Prices and the like are no mathematics: else JupyterLab's MathJax typesets what stands between two $ of a table.
+pd.set_option("display.html.use_mathjax", False)
 
 
 def before_after(report: pd.DataFrame) -> pd.DataFrame:

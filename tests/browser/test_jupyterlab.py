@@ -70,6 +70,18 @@ def test_browser_helpers(page, server):
     assert wait_for_new_figure(page, after) == before
 
 
+def test_a_price_is_no_formula(page, server):
+    """MathJax is there, and leaves tables alone."""
+    table = "import pandas as pd\nimport kedit_lab\npd.DataFrame({'a': ['$5 and $6 more', r'$\\href{http://x}{y}$']})"
+    formula = "from IPython.display import Markdown\nMarkdown('a formula: $x^2$')"
+    write_notebook(server, "prices.ipynb", table, formula)
+    open_notebook(page, "prices.ipynb")
+    run_all(page, 90)
+    page.locator("mjx-container").first.wait_for(state="attached")
+    assert page.locator("mjx-container").count() == 1
+    assert "$5 and $6 more" in page.locator(".jp-OutputArea table").inner_text()
+
+
 def test_an_error_is_seen(page, server):
     write_notebook(server, "error.ipynb", "1 + 1", "1 / 0", "2 + 2")
     open_notebook(page, "error.ipynb")

@@ -53,6 +53,12 @@ def test_tables(table, text):
     assert "<img" not in shown
 
 
+def test_tables_are_kept_from_mathematics():
+    """A browser test looks at what JupyterLab makes of it."""
+    shown = [report("$5 and $6")._repr_html_(), as_table(pd.DataFrame({"a": ["$5 and $6"]}))]
+    assert all("tex2jax_ignore" in table for table in shown)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_tables_of_panels(text):
     plain = as_table(pd.DataFrame({"a": ["a"]}), "a")
