@@ -64,7 +64,8 @@ class Edit:
         return self.at(layer).matrix().double()
 
     def norms(self) -> pd.DataFrame:
-        """Per changed weight: ‖ΔW‖, ‖W‖ before the edit, and their ratio (Frobenius)."""
+        """Per changed weight: ‖ΔW‖, ‖W‖ before the edit (as it stands, if this edit is not applied), and their ratio
+        (Frobenius)."""
         rows = []
         for name, delta in self.deltas.items():
             original = (self.originals or {}).get(name, self.lab.arch.weight(name).module.weight)

@@ -48,9 +48,9 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
     """Several edits of one base as one: ΔW from their ΔWs, weight by weight.
 
     "linear" is their weighted mean, "task-arithmetic" their weighted sum (Ilharco et al. 2023), "ties" elects a sign
-    per entry and averages what agrees (Yadav et al. 2023), "dare" drops entries at random and rescales (Yu et al.
-    2024), "slerp" walks the arc between two (Shoemake 1985; weights (1-t, t)). ``density`` is the share of entries that
-    task arithmetic, "ties" (largest ones) and "dare" (random ones) keep.
+    per entry, before weights, and averages what agrees (Yadav et al. 2023, as peft does it), "dare" drops entries at
+    random and rescales (Yu et al. 2024), "slerp" walks the arc between two (Shoemake 1985; weights (1-t, t)).
+    ``density`` is the share of entries that task arithmetic, "ties" (largest ones) and "dare" (random ones) keep.
     Raises ValueError for an unknown method, under two edits (slerp: other than two), edits of different bases, weights
     that are not finite, of another number, or, where they are divided by their sum ("linear", "slerp"), sum to 0.
     """
@@ -81,7 +81,8 @@ def combine(edits: Sequence[Edit], method: str = "task-arithmetic", weights: Seq
             deltas[name] = Dense(merged(changes, torch.tensor(shares, dtype=torch.float64), method, density))
     facts: tuple[Fact, ...] = tuple(fact for edit in edits for fact in edit.facts)
     title = f"{method}({', '.join(edit.recipe.name for edit in edits)})"
-    return replace(edits[0].with_deltas(deltas, title), facts=facts, curves=[c for e in edits for c in e.curves])
+    curves, found = [c for e in edits for c in e.curves], {k: v for e in edits for k, v in e.found.items()}
+    return replace(edits[0].with_deltas(deltas, title), facts=facts, curves=curves, found=found)
 
 
 def check_weights(shares: Sequence[float], method: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.weights import Change
+from kedit_lab.model.lab import checksum
 from kedit_lab.types import Delta, Dense, within
 
 
@@ -72,6 +73,9 @@ def prune(edit: Edit, log_base: float = 2.718281828459045) -> Edit:
 
 
 def originals(edit: Edit, name: str) -> Float[Tensor, "d_out d_k"]:
-    """A weight as it was before the edit, in the orientation v = W k."""
+    """A weight as it was before the edit, in the orientation v = W k; a ValueError where another edit stands in it."""
     projection = edit.lab.arch.weight(name)
+    known = edit.found.get(name) if edit.originals is None else None
+    if known is not None and checksum(projection.module.weight) != known:
+        raise ValueError(f"{name} is not as it was when this edit was computed; undo the edit that is applied")
     return projection.stored((edit.originals or {}).get(name, projection.module.weight))

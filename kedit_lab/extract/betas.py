@@ -12,8 +12,9 @@ def betas(
 ) -> Float[Tensor, "facts facts"]:
     """β_ij = k_jᵀ (λC + KKᵀ)⁻¹ k_i, so that a ridge edit writes ΔW k_i = Σ_j β_ij r_j (EAMET, section 3).
 
-    With ``lam=0`` it is the pseudo-inverse form β_ij = k_jᵀ (KKᵀ)⁺ k_i: the identity for independent keys, 1/n inside
-    a cluster of n identical ones. ``lam > 0`` without a ``second_moment`` uses the identity for C. Computed in float64.
+    With ``lam=0`` it is the pseudo-inverse form β_ij = k_jᵀ (KKᵀ)⁺ k_i, in which C has no part: the identity for
+    independent keys, 1/n inside a cluster of n identical ones. ``lam > 0`` without a ``second_moment`` uses the
+    identity for C. Computed in float64.
     Raises ValueError for another ``lam``, NaN or infinite values, a C that does not fit the keys, and a singular sum.
     """
     if not within(lam, 0):

@@ -75,7 +75,11 @@ def second_moment(
 def moment_drift(
     lab: Lab, layer: int, texts: Texts | None = None, cache: Path | None = None, tolerance: float = 0.0
 ) -> pd.DataFrame:
-    """How far C moved at every doubling of the corpus: ``documents``, ``tokens``, ``drift`` (computed if need be)."""
+    """How far C moved at every doubling of the corpus: ``documents``, ``tokens``, ``drift`` (computed if need be).
+
+    The last row is the corpus' end, compared with the last doubling before it: where few documents came since, its
+    drift is small however far C may still move.
+    """
     read = stored(lab, layer, texts, cache, tolerance=tolerance)
     rows = restore(read.args[0], lab.arch.mlp[layer].d_in).drift
     return pd.DataFrame(rows, columns=["documents", "tokens", "drift"]).astype({"documents": int, "tokens": int})

@@ -30,8 +30,8 @@ def misalignment(
     """A(i) = KL(P_r ‖ P_k): how differently fact i's residual and key see the other facts (EAMET, section 4).
 
     P is the softmax over j ≠ i of the cosines divided by ``temperature``; the paper leaves the normalisation open and
-    this is its code's, so compare values only at one temperature. Raises ValueError for fewer than two facts, and
-    unless there is a residual for every key.
+    this is its code's, so compare values only at one temperature. Of two facts, which have one other each, it is always
+    zero. Raises ValueError for fewer than two facts, and unless there is a residual for every key.
     """
     if len(residuals) != len(keys):
         raise ValueError(f"{len(residuals)} residuals for {len(keys)} keys; give one of each per fact")

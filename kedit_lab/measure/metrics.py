@@ -108,28 +108,41 @@ def evaluate(lab: Lab, facts: Sequence[Fact], baseline: Report | None = None, ki
             raise ValueError(
                 "one of the baseline and this report is asked in a chat template, the other is not; ask both alike"
             )
-        if list(baseline["prompt"]) != list(report["prompt"]):
-            raise ValueError("the baseline is of other facts or kinds; evaluate the same ones before the edit")
+        if asked_of(baseline) != asked_of(report):
+            raise ValueError("the baseline is of other facts, answers or kinds; evaluate the same ones before the edit")
         for column in ("exact", "accuracy", "nll", "rival_nll", "wins", "fluency"):
             if column in baseline and column in report:
                 report[f"{column}_before"] = baseline[column].to_numpy()
     return report
 
 
+def asked_of(report: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Kind, prompt, answer and rival of every row; of free text, whose answer is the model's, kind and prompt."""
+    rows = report.reindex(columns=["kind", "prompt", "answer", "rival"]).fillna("").itertuples(index=False, name=None)
+    return [row[:2] if row[0] == "generation" else row for row in rows]
+
+
 def questions(index: int, fact: Fact, prefix: str) -> list[dict[str, Any]]:
-    """All prompts of a fact with their answers and rivals."""
+    """All prompts of a fact with their answers and rivals; a space behind a prompt is the answer's, as in ``Fact``."""
     base = {"fact": index, "subject": fact.subject, "relation": fact.relation}
     own = {"answer": fact.target_new, "rival": fact.target_true, "aliases": fact.aliases}
     rows = [base | {"kind": "rewrite", "prompt": prefix + fact.text} | own]
-    rows += [base | {"kind": "paraphrase", "prompt": prefix + text} | own for text in fact.paraphrases]
+    rows += [base | {"kind": "paraphrase", "prompt": prefix + text.rstrip()} | own for text in fact.paraphrases]
     for kind, probes, rival in (
         ("neighborhood", fact.neighborhood, fact.target_new),
         ("portability", fact.portability, None),
         ("locality", fact.locality, None),
     ):
         rows += [
-            base | {"kind": kind, "prompt": prefix + p.prompt, "answer": p.answer, "rival": rival, "aliases": p.aliases}
-            for p in probes
+            base
+            | {
+                "kind": kind,
+                "prompt": prefix + probe.prompt.rstrip(),
+                "answer": probe.answer,
+                "rival": rival,
+                "aliases": probe.aliases,
+            }
+            for probe in probes
         ]
     return rows
 

@@ -143,10 +143,12 @@ class Run:
 
     def matrix(self, metric: str = "efficacy") -> pd.DataFrame:
         """The retention matrix of a metric: one row per ``after``, one column per ``batch``."""
+        if self.retention.empty:
+            return pd.DataFrame(index=pd.Index([], name="after"), columns=pd.Index([], name="batch"))
         return self.retention.pivot(index="after", columns="batch", values=metric)
 
     def ask(self, prompt: str, k: int = 5) -> Answer:
-        """The model's answers: the edited one's, or the one's that the router chooses."""
+        """The model's answers behind the last batch, whatever is applied; with a router the model's that it chooses."""
         decision = self.router.route(prompt) if self.router else None
         with self.standing(len(self.states) - 1 if decision is None or decision.edited else 0):
             return Answer(decision, self.lab.ask(prompt, k))
@@ -159,12 +161,13 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
              k: int = 2, embed: Embed | None = None, progress: bool = False, **overrides: Any) -> Run:  # fmt: skip
     """Edit batch after batch; afterwards the model is unedited again and everything stands in the returned ``Run``.
 
-    ``merge`` masks each batch's small entries; ``router`` are unrelated prompts, against which edited prompts are told
-    apart by the ``k`` nearest (``embed``: see ``Router.of``). After every ``every`` batches all earlier ones are asked
-    (``kinds``), and the health is measured on ``reference``. A batch that leaves NaN, or for whose health ``until``
-    returns True, is rolled back and ends the run. With a ``folder`` a run that was cut goes on to the same bits, behind
-    its last whole batch and the target values of the next that were found (see ``edit``). Raises ValueError for bad
-    input, and for a folder of another run, one that cannot be written to or one without room.
+    ``merge`` masks each batch's small entries; ``router`` are unrelated prompts, against which edited prompts are
+    told apart by the ``k`` nearest (``embed``: see ``Router.of``). After every ``every`` batches, and the last that
+    is kept, all earlier ones are asked (``kinds``), and the health is measured on ``reference``. A batch that
+    leaves NaN, or for whose health ``until`` returns True, is rolled back and ends the run. With a ``folder`` a run
+    that was cut goes on to the same bits, behind its last whole batch and the target values of the next that were
+    found (see ``edit``). Raises ValueError for bad input, and for a folder of another run, one that cannot be
+    written to or one without room.
     """
     recipe = find(recipe).on(lab.arch, **overrides)
     if isinstance(batches, Fact | str):
@@ -182,6 +185,13 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     start = {name: lab.arch.weight(name).module.weight.clone() for step in steps[-1:] for name in step.state}
     before = [evaluate(lab, batch, kinds=kinds) for batch in groups] if router is not None else []
     stopped = ""
+
+    def retained(t: int, step: Step) -> None:
+        routed = None if router is None else route(groups[:t], router, k, embed)
+        for b, batch in enumerate(groups[:t]):
+            found = choose(evaluate(lab, batch, kinds=kinds), before[b] if before else None, routed)
+            step.rows.append({"after": t, "batch": b + 1} | found.summary().dropna().to_dict())
+
     try:
         for t in tqdm(range(len(steps) + 1, len(groups) + 1), desc=recipe.name, disable=not progress):
             last = steps[-1] if steps else Step({}, {}, Memory())
@@ -191,13 +201,13 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
                 stopped = f"batch {t} was rolled back; its health was {step.health}"
                 break
             if t % every == 0 or t == len(groups):
-                routed = None if router is None else route(groups[:t], router, k, embed)
-                for b, batch in enumerate(groups[:t]):
-                    found = choose(evaluate(lab, batch, kinds=kinds), before[b] if before else None, routed)
-                    step.rows.append({"after": t, "batch": b + 1} | found.summary().dropna().to_dict())
+                retained(t, step)
             steps.append(step)
             if saved:
                 saved.save(t, step)
+        if steps and not steps[-1].rows:  # the run ended between two measurements
+            put_back(lab.arch, start | steps[-1].state)
+            retained(len(steps), steps[-1])
     finally:
         put_back(lab.arch, start)
     table = pd.DataFrame([row for step in steps for row in step.rows])

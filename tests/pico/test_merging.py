@@ -5,7 +5,9 @@ import torch
 
 from kedit_lab.edit.edit import Edit
 from kedit_lab.edit.merging import METHODS, combine, interference, merge, slerp
+from kedit_lab.edit.post import prune, rect
 from kedit_lab.edit.recipes import find
+from kedit_lab.edit.run import edit
 from kedit_lab.model.lab import make_lab
 from kedit_lab.types import Delta, Dense, Fact
 from tests.pico.tiny import KINDS, build
@@ -134,3 +136,19 @@ def test_other_bases(edits):
     for call in (lambda: combine([edits[0], other]), lambda: edits[0] + other, lambda: interference(edits[0], other)):
         with pytest.raises(ValueError, match="were computed on different weights"):
             call()
+
+
+def test_a_derived_edit_knows_what_it_was_computed_on(pico, tmp_path):
+    """Behind a factor or a merge too: RECT and PRUNE look at the weights, and who applies it is warned."""
+    settings = {"steps": 3, "prefixes": 0, "lam": 1.0, "stop": 0.0, "statistics": "identity"}
+    x, y = (edit(pico, [FACT], "memit", cache=tmp_path, layers=(layer,), **settings) for layer in (1, 2))
+    wanted = matrices(rect(x))
+    with x.applied():
+        assert torch.equal(matrices(rect(x)), wanted)
+        for act in (rect, prune):
+            with pytest.raises(ValueError, match="is not as it was when this edit was computed; undo the edit"):
+                act(1.0 * x)
+    assert torch.equal(matrices(rect(1.0 * x)), wanted)
+    both = combine([x, y], "task-arithmetic", weights=[1, 1])
+    with y.applied(), pytest.warns(UserWarning, match="not as"), both.applied():
+        pass

@@ -255,6 +255,19 @@ def test_a_sick_batch_is_rolled_back(run, pico):
     assert "stopped" in repr(made)
 
 
+def test_a_run_that_ends_between_two_measurements_is_measured(run):
+    calls = []
+    until = lambda health: calls.append(health) or len(calls) == 2  # noqa: E731
+    made = run(every=3, until=until)
+    assert len(made.states) == 2
+    assert list(made.matrix().index) == [1]
+    whole = run()
+    assert made.matrix()[1][1] == whole.matrix()[1][1]
+    none = run(until=lambda _: True)
+    assert none.matrix().empty
+    assert "rolled back" in none.stopped
+
+
 def test_not_a_number_is_rolled_back(run, pico, monkeypatch):
     real, calls = module.write, []
 

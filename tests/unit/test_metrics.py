@@ -324,9 +324,27 @@ def test_model_that_says_what_it_is_asked_is_specific(pico, monkeypatch):
 )
 def test_baseline_of_something_else(report, pico, change):
     with pytest.raises(
-        ValueError, match="the baseline is of other facts or kinds; evaluate the same ones before the edit"
+        ValueError, match="the baseline is of other facts, answers or kinds; evaluate the same ones before the edit"
     ):
         evaluate(pico, **{"facts": FACTS, "tokens": 5} | change, baseline=report)
+
+
+def test_baseline_of_another_answer(report, pico):
+    """The prompts agree, what is asked of them does not."""
+    other = [replace(FACTS[0], target_new="Europe"), *FACTS[1:]]
+    assert [fact.text for fact in other] == [fact.text for fact in FACTS]
+    with pytest.raises(ValueError, match="the baseline is of other facts, answers or kinds"):
+        evaluate(pico, other, baseline=report, tokens=5)
+
+
+def test_a_space_behind_a_prompt_is_the_answers(pico):
+    """As in Fact and in what lab.ask answers."""
+    probe = Probe("The city is", "London")
+    fact = Fact("John Smith", "{} is in", "Paris", paraphrases=("John Smith lives in",), neighborhood=(probe,))
+    spaced = replace(
+        fact, paraphrases=("John Smith lives in ",), neighborhood=(replace(probe, prompt="The city is \n"),)
+    )
+    pd.testing.assert_frame_equal(*(evaluate(pico, [f], kinds=KINDS[:3]) for f in (fact, spaced)))
 
 
 def test_report_stays_a_report(report):
