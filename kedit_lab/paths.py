@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,11 +31,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def clear(folder: Path, *names: str) -> None:
-    """Remove what runs that were killed while they wrote these files of a folder have left beside them."""
-    for name in names:
-        for left in folder.glob(f"{name}.*.tmp"):
-            left.unlink(missing_ok=True)
+def clear(path: Path, age: float = 0.0) -> None:
+    """Remove what runs that were killed while they wrote this file have left beside it: all of it where nobody else may
+    be writing, else what is older than an ``age`` in seconds."""
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime >= age:
+                left.unlink()
 
 
 def temporary_beside(path: Path) -> Path:

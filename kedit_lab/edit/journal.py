@@ -148,7 +148,8 @@ def written(folder: Path) -> Iterator[Journal]:
     """The journal of a folder, for one run at a time; what a kill left half written beside it is removed."""
     log = Log(folder / TARGETS)
     try:
-        clear(folder, "plan.json", FINISHED)
+        for name in ("plan.json", FINISHED):
+            clear(folder / name)
         yield Journal(log)
     finally:
         log.close()

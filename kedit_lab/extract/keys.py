@@ -126,8 +126,9 @@ def keys(
     ``prefixes=None`` reads the bare prompt. ``token`` is "subject_last" (every paper's choice) or "last" (the prompt's
     last token). Several layers at once give a dict by layer. Raises ValueError for an unknown layer or token rule.
     """
-    averaged = read(lab, facts, "key", layer if isinstance(layer, Iterable) else [layer], prefixes, token, grouped_mean)
-    return averaged[lab.arch.layer(layer)] if isinstance(layer, int) else averaged
+    several = isinstance(layer, Iterable)
+    averaged = read(lab, facts, "key", layer if several else [layer], prefixes, token, grouped_mean)
+    return averaged if several else averaged[lab.arch.layer(layer)]
 
 
 def values(

@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kedit_lab.paths import room, whole
+from kedit_lab.paths import clear, room, whole
 
 PIECE = 128  # documents that are summed before the next look at the drift and the clock
 SAVE_EVERY = 60.0  # seconds between two writes of an unfinished moment
@@ -112,7 +111,7 @@ def accumulate(state: Running, texts: Iterable[str], sums: Sums, path: Path, tol
     NaN or infinite.
     """
     room(path.parent, 4 * 8 * state.total.numel())  # the sum and its half, in the old file and in the new one
-    clear(path)
+    clear(path, LEFT)
     rest, written = islice(iter(texts), state.documents, None), time.monotonic()
     with bar:
         for moment, tokens, documents in sums(iter(lambda: list(islice(rest, PIECE)), [])):
@@ -132,11 +131,3 @@ def accumulate(state: Running, texts: Iterable[str], sums: Sums, path: Path, tol
                 written = time.monotonic()
     state.finish()
     state.save(path)
-
-
-def clear(path: Path) -> None:
-    """Remove what runs that were killed while they wrote this file have left beside it; another run may be writing."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > LEFT:
-                left.unlink()

@@ -72,7 +72,8 @@ class Checkpoints:
         told = {"rows": step.rows, "health": step.health, "facts": step.memory.facts, "batch": t}
         path = self.path(t, "safetensors")
         try:
-            clear(self.folder, path.name, path.with_suffix(".json").name)
+            clear(path)
+            clear(path.with_suffix(".json"))
             put_tensors(path, clean)
             with whole(self.path(t, "json")) as temporary:
                 told["weights"] = file_digest(path)

@@ -7,6 +7,7 @@ Optionally each batch is merged back with its small entries masked, and a router
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from reprlib import repr as short
@@ -185,13 +186,7 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
     start = {name: lab.arch.weight(name).module.weight.clone() for step in steps[-1:] for name in step.state}
     before = [evaluate(lab, batch, kinds=kinds) for batch in groups] if router is not None else []
     stopped = ""
-
-    def retained(t: int, step: Step) -> None:
-        routed = None if router is None else route(groups[:t], router, k, embed)
-        for b, batch in enumerate(groups[:t]):
-            found = choose(evaluate(lab, batch, kinds=kinds), before[b] if before else None, routed)
-            step.rows.append({"after": t, "batch": b + 1} | found.summary().dropna().to_dict())
-
+    routes = None if router is None else partial(route, unrelated=router, k=k, embed=embed)
     try:
         for t in tqdm(range(len(steps) + 1, len(groups) + 1), desc=recipe.name, disable=not progress):
             last = steps[-1] if steps else Step({}, {}, Memory())
@@ -201,21 +196,32 @@ def sequence(lab: Lab, batches: Sequence[Sequence[Fact]], recipe: str | AnyRecip
                 stopped = f"batch {t} was rolled back; its health was {step.health}"
                 break
             if t % every == 0 or t == len(groups):
-                retained(t, step)
+                step.rows = retained(lab, groups[:t], kinds, before, routes)
             steps.append(step)
             if saved:
                 saved.save(t, step)
         if steps and not steps[-1].rows:  # the run ended between two measurements
             put_back(lab.arch, start | steps[-1].state)
-            retained(len(steps), steps[-1])
+            steps[-1].rows = retained(lab, groups[: len(steps)], kinds, before, routes)
     finally:
         put_back(lab.arch, start)
     table = pd.DataFrame([row for step in steps for row in step.rows])
     well = pd.DataFrame([{"after": t + 1} | step.health for t, step in enumerate(steps)])
-    final = route(groups[: len(steps)], router, k, embed) if router is not None and steps else None
+    final = routes(groups[: len(steps)]) if routes is not None and steps else None
     memory = steps[-1].memory if steps else Memory()
     states = [start, *(start | step.state for step in steps)]
     return Run(lab, recipe, groups, states, table, well, memory, final, stopped)
+
+
+def retained(lab: Lab, batches: Sequence[Sequence[Fact]], kinds: Sequence[str], before: Sequence[Report],
+             routes: Callable[..., Router] | None) -> list[dict[str, Any]]:  # fmt: skip
+    """What is kept of every batch so far, a row each; with a router of what it chooses, ``before`` or the model now."""
+    router = None if routes is None else routes(batches)
+    rows = []
+    for b, batch in enumerate(batches):
+        found = choose(evaluate(lab, batch, kinds=kinds), before[b] if before else None, router)
+        rows.append({"after": len(batches), "batch": b + 1} | found.summary().dropna().to_dict())
+    return rows
 
 
 def advance(lab: Lab, batch: Sequence[Fact], recipe: AnyRecipe, basis: Basis | None, merge: Merge | None,

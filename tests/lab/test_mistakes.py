@@ -15,6 +15,7 @@ from kedit_lab.edit.recipes import find
 ROOT = Path(__file__).parents[2]
 SLIPS = """
 import socket, sys
+import numpy
 from pathlib import Path
 import torch
 import kedit_lab as kl
@@ -131,6 +132,7 @@ for wanted, slip in slips.items():
     if wanted not in told:
         print(f"wanted: {wanted!r}, told: {told!r}")
 assert lab.generate([]) == []
+assert kl.keys(lab, facts, numpy.int64(2)).equal(kl.keys(lab, facts, 2))
 assert hash(kl.Fact("a", "{} is", "b", aliases=["c"])) == hash(kl.Fact("a", "{} is", "b", aliases=("c",)))
 assert lab.fingerprint() == base
 print("done")

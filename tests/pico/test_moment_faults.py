@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kedit_lab.extract import moments, running
+from kedit_lab.paths import clear
 from tests.pico.dying import at, elsewhere, full_disk, small_lab
 from tests.pico.dying_moments import DOCUMENTS, moment, moment_killed, moment_starved
 
@@ -83,7 +84,7 @@ def test_what_another_run_writes_now_stays(tmp_path):
     for file in (theirs, old):
         file.write_bytes(b"half")
     os.utime(old, (0, 0))
-    running.clear(path)
+    clear(path, running.LEFT)
     assert list(tmp_path.iterdir()) == [theirs]
 
 
